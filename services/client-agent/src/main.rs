@@ -1,0 +1,2 @@
+//! client-agent
+fn main() {}

@@ -1,0 +1,2 @@
+//! console-cli
+fn main() {}

@@ -1,0 +1,2 @@
+//! distribution-point
+fn main() {}

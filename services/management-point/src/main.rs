@@ -1,0 +1,2 @@
+//! management-point
+fn main() {}

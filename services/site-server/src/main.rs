@@ -1,0 +1,2 @@
+//! site-server
+fn main() {}
