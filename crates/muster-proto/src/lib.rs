@@ -2,7 +2,12 @@
 //! into the types of `muster-domain` ([`convert`]).
 
 /// Messages and services, one module per package of `proto/muster`.
-#[allow(missing_docs, clippy::all, unreachable_pub, clippy::wildcard_enum_match_arm)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    unreachable_pub,
+    clippy::wildcard_enum_match_arm
+)]
 mod generated {
     pub mod catalog {
         pub mod v1 {
