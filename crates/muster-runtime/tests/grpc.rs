@@ -1,4 +1,5 @@
 //! A server and its callers over real TLS: who gets in, and as whom.
+#![allow(clippy::unwrap_used)] // a failure here is a failure of the test
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

@@ -271,7 +271,7 @@ impl CertificateAuthority {
 /// When no key can be made.
 pub fn signing_request() -> Result<SigningRequest, Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let params = base("muster client", DAY);
+    let params = CertificateParams::default();
     let der = params.serialize_request(&key)?.der().to_vec();
     Ok(SigningRequest {
         der,
@@ -333,14 +333,12 @@ fn authority_site(pem: &str) -> Result<String, Error> {
         .ok()
         .flatten()
         .ok_or_else(refused)?;
-    let site = names
-        .value
-        .general_names
-        .iter()
-        .find_map(|name| match name {
-            GeneralName::URI(uri) => uri.strip_prefix("muster-ca://"),
-            _ => None,
-        });
+    let site = names.value.general_names.iter().find_map(|name| {
+        let GeneralName::URI(uri) = name else {
+            return None;
+        };
+        uri.strip_prefix("muster-ca://")
+    });
     let site = site.ok_or_else(refused)?;
     Identity::new(Role::SiteServer, site, "ca")
         .map(|identity| identity.site)
