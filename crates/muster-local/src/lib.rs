@@ -10,6 +10,7 @@
 //! in an own folder, and nothing is sent to a server before it has proven to be ours.
 
 pub mod account;
+pub mod debian_root;
 pub mod http;
 pub mod instances;
 pub mod interrupt;
@@ -21,6 +22,7 @@ pub mod rabbit;
 pub mod secret;
 pub mod state;
 
+pub use debian_root::DebianRoot;
 pub use interrupt::Interrupt;
 pub use postgres::Postgres;
 pub use process::{Launch, Process};
