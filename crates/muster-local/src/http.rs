@@ -1,10 +1,12 @@
-//! One HTTP GET to a process on this machine: enough for `/readyz` and `/metrics`.
+//! One HTTP request to a process on this machine: enough for `/readyz`, `/metrics` and the
+//! management interface of the broker.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 /// The most that is read of an answer, in bytes.
 const LIMIT: u64 = 16 << 20;
@@ -15,6 +17,20 @@ const LIMIT: u64 = 16 << 20;
 /// # Errors
 /// The address does not parse, nobody answers in time, or the answer is not HTTP.
 pub fn get(url: &str, timeout: Duration) -> Result<(u16, String)> {
+    send("GET", url, None, "", timeout)
+}
+
+/// A request with a JSON body, as `login` (user, password) when given.
+///
+/// # Errors
+/// As [`get`].
+pub fn send(
+    method: &str,
+    url: &str,
+    login: Option<(&str, &str)>,
+    body: &str,
+    timeout: Duration,
+) -> Result<(u16, String)> {
     let rest = url
         .strip_prefix("http://")
         .with_context(|| format!("{url} is not http://"))?;
@@ -22,13 +38,19 @@ pub fn get(url: &str, timeout: Duration) -> Result<(u16, String)> {
     let address: SocketAddr = host
         .parse()
         .with_context(|| format!("{host} is not an address with a port"))?;
+    let mut request = format!("{method} /{path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
+    if let Some((user, password)) = login {
+        let pair = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        request.push_str(&format!("Authorization: Basic {pair}\r\n"));
+    }
+    if !body.is_empty() {
+        request.push_str("Content-Type: application/json\r\n");
+    }
+    request.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    write!(
-        stream,
-        "GET /{path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    )?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LIMIT).read_to_end(&mut answer)?;
     parse(&answer).with_context(|| format!("{url} did not answer in HTTP"))

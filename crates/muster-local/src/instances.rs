@@ -18,7 +18,7 @@ pub const VARIABLE: &str = "MUSTER_TEST_INSTANCES";
 /// The servers of a test run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instances {
-    /// The superuser's way in.
+    /// A role that may make databases, and a database to say so in.
     pub postgres: Database,
     /// The administrator's way in.
     pub rabbitmq: Broker,
@@ -78,8 +78,8 @@ impl TestServers {
         });
         let (postgres, rabbit) = (postgres?, rabbit??);
         let instances = Instances {
-            postgres: postgres.superuser(),
-            rabbitmq: rabbit.administrator()?,
+            postgres: postgres.create_test_role("muster_test")?,
+            rabbitmq: rabbit.administrator(),
         };
         let file = state.root().join("instances.json");
         write_private(&file, &serde_json::to_string_pretty(&instances)?)?;

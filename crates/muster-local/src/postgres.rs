@@ -39,7 +39,7 @@ pub struct Database {
     pub port: u16,
     /// The database's name.
     pub name: String,
-    /// The role that owns it.
+    /// Who logs in.
     pub user: String,
     /// A file with the role's password.
     pub password_file: PathBuf,
@@ -104,18 +104,6 @@ impl Postgres {
         &self.sockets
     }
 
-    /// The superuser's way in, to the database `postgres`.
-    #[must_use]
-    pub fn superuser(&self) -> Database {
-        Database {
-            socket_dir: self.sockets.clone(),
-            port: PORT,
-            name: "postgres".to_owned(),
-            user: SUPERUSER.to_owned(),
-            password_file: password_file(&self.state, SUPERUSER),
-        }
-    }
-
     /// Makes a role that may log in (or gives it its password again) and the file with its
     /// generated password, which is returned. Repeating is harmless.
     ///
@@ -137,27 +125,60 @@ impl Postgres {
         Ok(file)
     }
 
-    /// Makes a database that belongs to `owner` (made too when missing) and that nobody else may
-    /// connect to. Repeating is harmless.
+    /// Makes a role for tests: it may make and drop its own databases, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Postgres::create_role`].
+    pub fn create_test_role(&self, role: &str) -> Result<Database> {
+        let password_file = self.create_role(role)?;
+        let script = "SELECT format('ALTER ROLE %I CREATEDB', :'role') \\gexec\n";
+        self.psql("postgres", script, &[("role", role)])?;
+        Ok(self.database("postgres", role, password_file))
+    }
+
+    /// Makes a database of the superuser that nobody else may connect to yet (see
+    /// [`Postgres::create_schema`]). Repeating is harmless.
+    ///
+    /// # Errors
+    /// The name is not a plain word, or the server refuses.
+    pub fn create_database(&self, name: &str) -> Result<()> {
+        plain(name)?;
+        let script = "
+            SELECT format('CREATE DATABASE %I', :'name')
+             WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec
+            SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', :'name') \\gexec\n";
+        self.psql("postgres", script, &[("name", name)])
+            .map(drop)
+            .with_context(|| format!("cannot create the database {name}"))
+    }
+
+    /// Makes a schema that belongs to `role` (made too when missing), and lets the role connect
+    /// to the database. It can do nothing outside its schema. Repeating is harmless.
     ///
     /// # Errors
     /// A name is not a plain word, or the server refuses.
-    pub fn create_database(&self, name: &str, owner: &str) -> Result<Database> {
-        plain(name)?;
-        let password_file = self.create_role(owner)?;
+    pub fn create_schema(&self, database: &str, schema: &str, role: &str) -> Result<Database> {
+        plain(database)?;
+        plain(schema)?;
+        let password_file = self.create_role(role)?;
         let script = "
-            SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'owner')
-             WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec
-            SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', :'name') \\gexec\n";
-        self.psql("postgres", script, &[("name", name), ("owner", owner)])
-            .with_context(|| format!("cannot create the database {name}"))?;
-        Ok(Database {
+            SELECT format('GRANT CONNECT ON DATABASE %I TO %I', :'database', :'role') \\gexec
+            SELECT format('CREATE SCHEMA IF NOT EXISTS %I AUTHORIZATION %I', :'schema', :'role')
+            \\gexec\n";
+        let variables = [("database", database), ("schema", schema), ("role", role)];
+        self.psql(database, script, &variables)
+            .with_context(|| format!("cannot create the schema {schema}"))?;
+        Ok(self.database(database, role, password_file))
+    }
+
+    fn database(&self, name: &str, user: &str, password_file: PathBuf) -> Database {
+        Database {
             socket_dir: self.sockets.clone(),
             port: PORT,
             name: name.to_owned(),
-            user: owner.to_owned(),
+            user: user.to_owned(),
             password_file,
-        })
+        }
     }
 
     /// Runs a psql script as the superuser and returns what it prints, unaligned and without

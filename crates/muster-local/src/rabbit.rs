@@ -174,16 +174,14 @@ impl Rabbit {
     }
 
     /// The administrator's way in.
-    ///
-    /// # Errors
-    /// Never today; the password file was written at the start.
-    pub fn administrator(&self) -> Result<Broker> {
-        Ok(Broker {
+    #[must_use]
+    pub fn administrator(&self) -> Broker {
+        Broker {
             amqp_port: self.node.amqp_port,
             management_port: self.node.http_port,
             user: ADMINISTRATOR.to_owned(),
             password_file: password_file(&self.state, ADMINISTRATOR),
-        })
+        }
     }
 
     /// Where the generated password of a user is.

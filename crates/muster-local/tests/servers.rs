@@ -15,8 +15,11 @@ fn postgres_comes_back_after_kill_9_with_everything_that_was_committed() {
     let state = State::open(&root, Interrupt::default()).unwrap();
     let programs = packages::ensure(Install::No, &|_| ()).unwrap();
     let mut server = Postgres::start(&state, &programs, Durability::On).unwrap();
-    let database = server.create_database("one", "owner_of_one").unwrap();
-    server.create_database("one", "owner_of_one").unwrap();
+    for _ in 0..2 {
+        server.create_database("one").unwrap();
+        server.create_schema("one", "part", "part_owner").unwrap();
+    }
+    let database = server.create_schema("one", "part", "part_owner").unwrap();
     assert!(database.socket_dir.join(".s.PGSQL.5432").exists());
     server
         .psql(
@@ -41,7 +44,7 @@ fn postgres_comes_back_after_kill_9_with_everything_that_was_committed() {
             .to_string()
             .contains("zero")
     );
-    assert!(server.create_database("one; DROP", "x").is_err());
+    assert!(server.create_database("one; DROP").is_err());
     server.stop().unwrap();
     assert!(state.processes().is_empty());
     drop(server);
