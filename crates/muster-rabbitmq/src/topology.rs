@@ -1,0 +1,100 @@
+//! The queues: their names and arguments, and nothing else decides them.
+//!
+//! | queue | who publishes | who consumes |
+//! |---|---|---|
+//! | `site.<CODE>.state.<n>` | management points: batches of reports, sharded by client | site server |
+//! | `site.<CODE>.state.urgent` | management points: what must overtake the others | site server |
+//!
+//! All are durable quorum queues that refuse new messages when full (`reject-publish`): the
+//! publisher is told, keeps its data and comes back. There is deliberately no delivery limit:
+//! over the limit a broker drops messages, and with batches it drops innocent ones too
+//! (reliability.md 2.1). A message that cannot be read goes to the consumer's quarantine table.
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use crate::{Config, Error, connection};
+
+/// Messages that a state queue holds at most.
+pub const MAX_MESSAGES: i64 = 200_000;
+/// Bytes that a state queue holds at most.
+pub const MAX_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+
+/// The state queue of one shard of a site.
+#[must_use]
+pub fn state_queue(site: &str, shard: u16) -> String {
+    format!("site.{site}.state.{shard}")
+}
+
+/// The state queue of a site for what must not wait behind a flood.
+#[must_use]
+pub fn urgent_queue(site: &str) -> String {
+    format!("site.{site}.state.urgent")
+}
+
+/// All state queues of a site: the shards in order, then the urgent one.
+#[must_use]
+pub fn state_queues(site: &str, shards: u16) -> Vec<String> {
+    (0..shards)
+        .map(|shard| state_queue(site, shard))
+        .chain([urgent_queue(site)])
+        .collect()
+}
+
+/// Makes the queues that are missing. The user needs the right to configure them; the site
+/// server has it, a management point has not.
+///
+/// # Errors
+/// When the broker cannot be reached, refuses, or has a queue of that name with other arguments.
+pub async fn declare(config: &Config, queues: &[String]) -> Result<(), Error> {
+    let connection = connection::open(config, "topology").await?;
+    let channel = connection.create_channel().await?;
+    for queue in queues {
+        channel
+            .queue_declare(
+                queue.as_str().into(),
+                QueueDeclareOptions::durable(),
+                arguments(),
+            )
+            .await?;
+        tracing::debug!(queue, "queue declared");
+    }
+    connection::close(&connection).await;
+    Ok(())
+}
+
+fn arguments() -> FieldTable {
+    let mut table = FieldTable::default();
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut set = |key: &str, value| {
+        table.insert(ShortString::from(key), value);
+    };
+    set("x-queue-type", text("quorum"));
+    set("x-overflow", text("reject-publish"));
+    set("x-max-length", AMQPValue::LongLongInt(MAX_MESSAGES));
+    set("x-max-length-bytes", AMQPValue::LongLongInt(MAX_BYTES));
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_has_its_shards_and_an_urgent_queue() {
+        let names = [
+            "site.P01.state.0",
+            "site.P01.state.1",
+            "site.P01.state.urgent",
+        ];
+        assert_eq!(state_queues("P01", 2), names);
+    }
+
+    #[test]
+    fn no_queue_has_a_delivery_limit_and_every_queue_has_a_bound() {
+        let arguments = arguments();
+        assert!(!arguments.contains_key("x-delivery-limit"));
+        assert!(arguments.contains_key("x-max-length"));
+        assert!(arguments.contains_key("x-overflow"));
+    }
+}
