@@ -85,8 +85,12 @@ impl Publisher {
             return Err(count("busy", Error::Busy));
         };
         let mut connected = self.connected.clone();
-        let up = tokio::time::timeout(WAIT_FOR_CONNECTION, connected.wait_for(|up| *up)).await;
-        if !matches!(up, Ok(Ok(_))) {
+        // The guard that `wait_for` returns must not live across an await.
+        let up = async { connected.wait_for(|up| *up).await.is_ok() };
+        if !tokio::time::timeout(WAIT_FOR_CONNECTION, up)
+            .await
+            .unwrap_or(false)
+        {
             return Err(count("unavailable", Error::Unavailable("not connected")));
         }
         let (reply, answer) = oneshot::channel();
