@@ -1,0 +1,7 @@
+//! What brings the content that is held closer to the content that should be.
+
+mod fetch;
+mod scrub;
+
+pub(crate) use fetch::{Upstream, fetch_content};
+pub(crate) use scrub::scrub_content;
