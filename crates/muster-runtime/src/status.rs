@@ -1,6 +1,6 @@
 //! Errors on the wire. One word, the [`Kind`], decides what a caller does with an error; programs
-//! match on it (as a gRPC code) and on a stable reason word (`google.rpc.ErrorInfo`), the text is
-//! for people. The table is in `docs/architecture.md`.
+//! match on it (as a gRPC code) and on a stable reason word (`google.rpc.ErrorInfo`); the text is
+//! for people.
 
 use std::error::Error;
 use std::time::Duration;

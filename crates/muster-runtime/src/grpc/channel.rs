@@ -62,7 +62,7 @@ pub fn channel(url: &str, tls: &TlsConfig, options: &ChannelOptions) -> Result<C
     connect(url, ClientTls::new(tls)?, options)
 }
 
-/// As [`channel`], without a certificate of our own: for enrolment. The server is verified
+/// As [`channel()`], without a certificate of our own: for enrolment. The server is verified
 /// against the authority in `ca` all the same.
 ///
 /// # Errors

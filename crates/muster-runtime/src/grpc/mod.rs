@@ -1,4 +1,4 @@
-//! gRPC between Muster's processes: [`Server`] and [`channel`], with TLS, limits, authorisation,
+//! gRPC between Muster's processes: [`Server`] and [`channel()`], with TLS, limits, authorisation,
 //! traces and metrics in place, so that a handler holds nothing but its use case.
 
 mod channel;
