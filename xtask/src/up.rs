@@ -1,10 +1,13 @@
 //! `cargo xtask up`: one whole site on this machine, in the foreground.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use muster_local::site::{Plan, Setting};
+use muster_local::{Service, Site, State, packages};
 
-use crate::workspace::{InstallArgs, Profile, Workspace};
+use crate::workspace::{InstallArgs, Profile, Workspace, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,8 +21,80 @@ pub(crate) struct Args {
     profile: Profile,
 }
 
-/// Starts the site and waits for Ctrl-C.
+/// Starts the site and waits for Ctrl-C. What it holds is there again at the next `up`; `down`
+/// removes it.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    let _ = (workspace, &args.install, &args.state, args.profile);
-    bail!("`up` waits for the services (issue 2)")
+    let begin = Instant::now();
+    let servers = packages::ensure(args.install.choice(), &say)?;
+    say("building");
+    workspace.build(args.profile)?;
+    let root = args
+        .state
+        .clone()
+        .unwrap_or_else(|| workspace.states().join("site"));
+    let state = State::open(&root, workspace.interrupt().clone())?;
+    let mut site = Site::start(
+        &state,
+        &servers,
+        plan(workspace, args.profile, Vec::new()),
+        &say,
+    )?;
+    say(&format!(
+        "the site {} is up after {} s",
+        site.code(),
+        begin.elapsed().as_secs()
+    ));
+    describe(&site);
+    say("Ctrl-C stops it; `cargo xtask down` removes what it has stored");
+    let outcome = watch(workspace, &mut site);
+    say("stopping");
+    site.stop()?;
+    outcome
+}
+
+/// The site that `up` and `demo` start.
+pub(crate) fn plan(workspace: &Workspace, profile: Profile, settings: Vec<Setting>) -> Plan {
+    Plan {
+        code: "P01".to_owned(),
+        name: "Head office".to_owned(),
+        programs: workspace.programs(profile),
+        templates: workspace.root().join("deploy/config"),
+        settings,
+    }
+}
+
+/// Prints how to use it and where to look.
+pub(crate) fn describe(site: &Site) {
+    println!(
+        "\n    export MUSTER_CONFIG={}",
+        site.console_config().display()
+    );
+    println!("    {} get clients\n", site.program("muster").display());
+    println!(
+        "    {:24}{}",
+        "agents enrol at",
+        site.grpc(Service::ManagementPoint)
+    );
+    println!("    {:24}{}", "with the CA", site.ca().display());
+    for service in Service::ALL {
+        println!("    {:24}{}/metrics", service.name(), site.admin(service));
+    }
+    println!("    {:24}{}", "rabbitmq", site.rabbit_metrics());
+    println!(
+        "    {:24}{}\n",
+        "logs",
+        site.state().root().join("logs").display()
+    );
+}
+
+/// Waits for Ctrl-C, or for a server that ends without being asked to.
+pub(crate) fn watch(workspace: &Workspace, site: &mut Site) -> Result<()> {
+    while !workspace.interrupt().is_set() {
+        if let Some(service) = site.fallen()? {
+            let log = site.state().log(service.name());
+            bail!("the {} has ended; see {}", service.name(), log.display());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }

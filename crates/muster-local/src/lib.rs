@@ -3,7 +3,8 @@
 //! `cargo xtask up`, `demo`, `bench` and `test` stand on this crate. Reading order: [`packages`] finds
 //! (or installs) the servers, [`state`] is the folder everything is kept in and the list of
 //! processes that were started, [`process`] starts and ends one of them, [`postgres`] and
-//! [`rabbit`] know the two servers, [`instances`] is what tests are told about them.
+//! [`rabbit`] know the two servers, [`instances`] is what tests are told about them, [`site`] is a
+//! whole site.
 //!
 //! Three rules hold everywhere: only processes this crate started are ever signalled (a pid is
 //! compared with the start time the kernel gives), everything listens on loopback or on a socket
@@ -20,6 +21,7 @@ pub mod postgres;
 pub mod process;
 pub mod rabbit;
 pub mod secret;
+pub mod site;
 pub mod state;
 
 pub use debian_root::DebianRoot;
@@ -27,4 +29,5 @@ pub use interrupt::Interrupt;
 pub use postgres::Postgres;
 pub use process::{Launch, Process};
 pub use rabbit::Rabbit;
+pub use site::{Service, Site};
 pub use state::State;
