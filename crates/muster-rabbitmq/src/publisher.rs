@@ -35,7 +35,8 @@ pub struct Publisher {
 
 #[derive(Debug)]
 struct Request {
-    queue: String,
+    exchange: String,
+    key: String,
     body: Bytes,
     headers: Headers,
     reply: oneshot::Sender<Result<(), Error>>,
@@ -50,10 +51,25 @@ impl Publisher {
     /// stops a process at its start.
     pub async fn start(config: &Config, tasks: &Tasks) -> Result<Self, Error> {
         let link = Link::open(config).await?;
+        Ok(Self::supervised(config, Some(link), tasks))
+    }
+
+    /// As [`Publisher::start`], for a process that has other work while the broker is away: the
+    /// first connection is made in the background, and until then `publish` answers
+    /// [`Error::Unavailable`].
+    ///
+    /// # Errors
+    /// When the configuration is invalid.
+    pub fn start_disconnected(config: &Config, tasks: &Tasks) -> Result<Self, Error> {
+        config.address()?;
+        Ok(Self::supervised(config, None, tasks))
+    }
+
+    fn supervised(config: &Config, link: Option<Link>, tasks: &Tasks) -> Self {
         let window = usize::from(config.window);
         // The semaphore bounds the channel: there is always room for who holds a permit.
         let (sender, requests) = mpsc::channel(window);
-        let (tell, connected) = watch::channel(true);
+        let (tell, connected) = watch::channel(link.is_some());
         let supervisor = Supervisor {
             config: config.clone(),
             requests,
@@ -61,12 +77,12 @@ impl Publisher {
         };
         let token = tasks.token();
         tasks.spawn("amqp-publisher", supervisor.run(link, token));
-        Ok(Self {
+        Self {
             requests: sender,
             window: Arc::new(Semaphore::new(window)),
             connected,
             patience: config.confirm_timeout.saturating_add(WAIT_FOR_ROOM),
-        })
+        }
     }
 
     /// Sends one message to a queue. `Ok` means that the queue holds it on stable storage.
@@ -76,6 +92,21 @@ impl Publisher {
     /// broker does not have the message; on any other error that is unknown. In every case but
     /// `TooLarge` the caller keeps the message and sends it again later.
     pub async fn publish(&self, queue: &str, body: Bytes, headers: Headers) -> Result<(), Error> {
+        self.publish_to("", queue, body, headers).await
+    }
+
+    /// Sends one message through an exchange. `Ok` means that every queue it was routed to, and
+    /// at least one, holds it on stable storage.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn publish_to(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: Bytes,
+        headers: Headers,
+    ) -> Result<(), Error> {
         let bytes = body.len();
         if bytes > MAX_BODY {
             return Err(Error::TooLarge { bytes });
@@ -95,7 +126,8 @@ impl Publisher {
         }
         let (reply, answer) = oneshot::channel();
         let request = Request {
-            queue: queue.to_owned(),
+            exchange: exchange.to_owned(),
+            key: key.to_owned(),
             body,
             headers,
             reply,
@@ -158,10 +190,17 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn run(mut self, first: Link, token: CancellationToken) {
+    async fn run(mut self, first: Option<Link>, token: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        let mut link = first;
+        let mut held = first;
         loop {
+            let link = match held.take() {
+                Some(link) => link,
+                None => match self.connect(&mut backoff, &token).await {
+                    Some(link) => link,
+                    None => return,
+                },
+            };
             self.tell.send_replace(true);
             let end = self.serve(&link, &token).await;
             self.tell.send_replace(false);
@@ -170,23 +209,30 @@ impl Supervisor {
                 End::Stop => return,
                 End::Lost(reason) => tracing::warn!(reason, "publisher lost the broker"),
             }
-            link = loop {
-                tokio::select! {
-                    () = token.cancelled() => return,
-                    () = backoff.wait() => {}
+        }
+    }
+
+    /// Tries until there is a connection; `None` when asked to stop.
+    async fn connect(&self, backoff: &mut Backoff, token: &CancellationToken) -> Option<Link> {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return None,
+                () = backoff.wait() => {}
+            }
+            match Link::open(&self.config).await {
+                Ok(link) => {
+                    backoff.reset();
+                    metrics::counter!("muster_amqp_reconnects_total", "role" => "publisher")
+                        .increment(1);
+                    tracing::info!("publisher connected to the broker");
+                    return Some(link);
                 }
-                match Link::open(&self.config).await {
-                    Ok(opened) => break opened,
-                    Err(error) => tracing::warn!(
-                        error = %muster_runtime::status::chain(&error),
-                        failures = backoff.failures(),
-                        "cannot connect the publisher to the broker"
-                    ),
-                }
-            };
-            backoff.reset();
-            metrics::counter!("muster_amqp_reconnects_total", "role" => "publisher").increment(1);
-            tracing::info!("publisher connected to the broker again");
+                Err(error) => tracing::warn!(
+                    error = %muster_runtime::status::chain(&error),
+                    failures = backoff.failures(),
+                    "cannot connect the publisher to the broker"
+                ),
+            }
         }
     }
 
@@ -235,7 +281,8 @@ enum End {
 /// answered; when it did not, the caller learns it from the dropped reply.
 async fn send(channel: &Channel, config: &Config, request: Request) -> bool {
     let Request {
-        queue,
+        exchange,
+        key,
         body,
         headers,
         reply,
@@ -251,9 +298,14 @@ async fn send(channel: &Channel, config: &Config, request: Request) -> bool {
             ..Default::default()
         };
         let properties = properties(&config.user, headers);
-        let key = queue.as_str().into();
         channel
-            .basic_publish("".into(), key, options, &body, properties)
+            .basic_publish(
+                exchange.as_str().into(),
+                key.as_str().into(),
+                options,
+                &body,
+                properties,
+            )
             .await?
             .await
     };
@@ -261,13 +313,13 @@ async fn send(channel: &Channel, config: &Config, request: Request) -> bool {
         Ok(Ok(Confirmation::Ack(None))) => ("confirmed", Ok(())),
         // A message that cannot be routed is confirmed as well: only its return tells.
         Ok(Ok(Confirmation::Ack(Some(_)))) => {
-            tracing::error!(queue, "there is no such queue");
-            ("unroutable", Err(Error::Unroutable { queue }))
+            tracing::error!(exchange, key, "there is no such queue");
+            ("unroutable", Err(Error::Unroutable { queue: key }))
         }
-        Ok(Ok(Confirmation::Nack(_))) => ("full", Err(Error::Full { queue })),
+        Ok(Ok(Confirmation::Nack(_))) => ("full", Err(Error::Full { queue: key })),
         Ok(Ok(Confirmation::NotRequested)) | Err(_) => return false,
         Ok(Err(error)) => {
-            tracing::debug!(%error, queue, "publish failed");
+            tracing::debug!(%error, exchange, key, "publish failed");
             return false;
         }
     };

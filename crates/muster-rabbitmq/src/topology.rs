@@ -1,5 +1,8 @@
 //! The queues: their names and arguments, and nothing else decides them.
 //!
+//! Management points publish to the durable direct exchange `site.<CODE>.states`, with the shard
+//! (`<n>`) or `urgent` as the routing key; it is the only thing they may write to.
+//!
 //! | queue | who publishes | who consumes |
 //! |---|---|---|
 //! | `site.<CODE>.state.<n>` | management points: batches of reports, sharded by client | site server |
@@ -10,7 +13,8 @@
 //! over the limit a broker drops messages, and with batches it drops innocent ones too
 //! (reliability.md 2.1). A message that cannot be read goes to the consumer's quarantine table.
 
-use lapin::options::QueueDeclareOptions;
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::{Config, Error, connection};
@@ -39,6 +43,45 @@ pub fn state_queues(site: &str, shards: u16) -> Vec<String> {
         .map(|shard| state_queue(site, shard))
         .chain([urgent_queue(site)])
         .collect()
+}
+
+/// Routing key of the urgent queue at the exchange of a site's states; the shards' keys are
+/// their numbers.
+pub const URGENT: &str = "urgent";
+
+/// The exchange that management points publish a site's states to.
+#[must_use]
+pub fn state_exchange(site: &str) -> String {
+    format!("site.{site}.states")
+}
+
+/// Makes what the states of a site need, as far as it is missing: the queues of [`state_queues`]
+/// and [`state_exchange`] with a binding to each of them.
+///
+/// # Errors
+/// As [`declare`].
+pub async fn declare_states(config: &Config, site: &str, shards: u16) -> Result<(), Error> {
+    declare(config, &state_queues(site, shards)).await?;
+    let connection = connection::open(config, "topology").await?;
+    let channel = connection.create_channel().await?;
+    let exchange = state_exchange(site);
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let name = || ShortString::from(exchange.as_str());
+    channel
+        .exchange_declare(name(), ExchangeKind::Direct, durable, FieldTable::default())
+        .await?;
+    let shards = (0..shards).map(|shard| (state_queue(site, shard), shard.to_string()));
+    for (queue, key) in shards.chain([(urgent_queue(site), URGENT.to_owned())]) {
+        let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+        channel
+            .queue_bind(queue.into(), name(), key.into(), options, table)
+            .await?;
+    }
+    connection::close(&connection).await;
+    Ok(())
 }
 
 /// Makes the queues that are missing. The user needs the right to configure them; the site

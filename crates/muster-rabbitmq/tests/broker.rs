@@ -60,7 +60,7 @@ impl World {
                 "^(site\\.P01\\..*|amq\\.default)$",
                 "^site\\.P01\\.",
             ),
-            user("mp", "^$", "^amq\\.default$", "^$"),
+            user("mp", "^$", "^(site\\.P01\\.states|amq\\.default)$", "^$"),
         ];
         rabbit.define(VHOST, &users).unwrap();
         Self {
@@ -90,17 +90,17 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_broker_keeps_what_it_confirmed_and_gives_it_to_who_may_have_it() {
     let mut world = tokio::task::spawn_blocking(World::start).await.unwrap();
-    let queues = topology::state_queues("P01", 2);
-    topology::declare(&world.config("site"), &queues)
-        .await
-        .unwrap();
-    topology::declare(&world.config("site"), &queues)
-        .await
-        .unwrap(); // again changes nothing
+    for _ in 0..2 {
+        // Again changes nothing.
+        topology::declare_states(&world.config("site"), "P01", 2)
+            .await
+            .unwrap();
+    }
 
     strangers_are_refused(&world).await;
     a_message_arrives_with_what_its_sender_said(&world).await;
     what_cannot_be_kept_is_not_confirmed(&world).await;
+    the_exchange_leads_to_the_shard(&world).await;
     a_failed_batch_comes_again(&world).await;
     nothing_that_was_confirmed_is_lost_when_the_broker_is_killed(&mut world).await;
 }
@@ -220,6 +220,32 @@ async fn what_cannot_be_kept_is_not_confirmed(world: &World) {
     assert!(tasks.stop(PATIENCE).await.is_empty());
     let stopped = send("site.P01.state.1", Bytes::new()).await;
     assert!(matches!(stopped, Err(Error::Unavailable(_))), "{stopped:?}");
+}
+
+async fn the_exchange_leads_to_the_shard(world: &World) {
+    let tasks = Tasks::new();
+    // Connects by itself, a moment later.
+    let publisher = Publisher::start_disconnected(&world.config("mp"), &tasks).unwrap();
+    let monitor = Monitor::new(&world.config("site"));
+    let depth = async |queue| monitor.queue_depth(queue).await.unwrap().messages;
+    let exchange = topology::state_exchange("P01");
+    let send = async |key: &str| {
+        let body = Bytes::from_static(b"x");
+        publisher
+            .publish_to(&exchange, key, body, Headers::default())
+            .await
+    };
+    eventually("it connects", async || publisher.is_connected()).await;
+    let before = depth("site.P01.state.1").await;
+    let urgent = depth("site.P01.state.urgent").await;
+    assert!(matches!(send("2").await, Err(Error::Unroutable { .. })));
+    send(topology::URGENT).await.unwrap();
+    eventually("it is there", async || {
+        depth("site.P01.state.urgent").await == urgent + 1
+    })
+    .await;
+    assert_eq!(depth("site.P01.state.1").await, before);
+    assert!(tasks.stop(PATIENCE).await.is_empty());
 }
 
 async fn a_failed_batch_comes_again(world: &World) {
