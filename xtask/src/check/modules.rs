@@ -44,6 +44,7 @@ pub(super) fn violations(root: &Path) -> Result<Vec<String>> {
         }
     }
     wrong.sort();
+    wrong.dedup();
     Ok(wrong)
 }
 
