@@ -1,0 +1,48 @@
+//! Takes reports in: looks at each, hands them to the collector, and answers when the broker has
+//! confirmed all of them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use muster_domain::ClientId;
+use muster_proto::state::ReportEnvelope;
+use muster_runtime::telemetry;
+
+use super::{Error, Point};
+use crate::domain::report::{self, Lane, MAX_REPORTS, Refused};
+
+/// Accepts reports of `client`. `Ok` means that the broker has all of them on stable storage;
+/// otherwise none may be forgotten, and sending all of them again is harmless.
+pub(crate) async fn accept_states(
+    point: &Point,
+    client: ClientId,
+    reports: Vec<Bytes>,
+) -> Result<(), Error> {
+    if reports.is_empty() || reports.len() > MAX_REPORTS {
+        return Err(Refused::Count.into());
+    }
+    let received_at = timestamp(jiff::Timestamp::now());
+    let traceparent = telemetry::traceparent().unwrap_or_default();
+    let mut lanes: BTreeMap<Lane, Vec<ReportEnvelope>> = BTreeMap::new();
+    for bytes in reports {
+        let lane = report::check(&bytes, client, point.config.state_shards)?;
+        lanes.entry(lane).or_default().push(ReportEnvelope {
+            report: bytes,
+            client_id: client.as_bytes().to_vec().into(),
+            traceparent: traceparent.clone(),
+            received_at: Some(received_at),
+        });
+    }
+    let handed = lanes
+        .into_iter()
+        .map(|(lane, reports)| point.collector.hand_over(lane, reports));
+    try_join_all(handed).await.map(drop)
+}
+
+fn timestamp(at: jiff::Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.as_second(),
+        nanos: at.subsec_nanosecond(),
+    }
+}

@@ -1,0 +1,107 @@
+//! What can go wrong, and what the client does about it.
+
+use std::time::Duration;
+
+use muster_runtime::status::{HasKind, Kind};
+
+use crate::domain::report::Refused;
+
+/// Why a call was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A report does not pass.
+    #[error(transparent)]
+    Report(#[from] Refused),
+    /// A field is not what it should be.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The certificate does not name a client of this site.
+    #[error("the certificate does not name a client of this site")]
+    NotAClient,
+    /// Too many reports wait for the broker.
+    #[error("too many reports are waiting")]
+    CollectorFull,
+    /// The broker did not confirm.
+    #[error("the broker has not confirmed the reports")]
+    Broker(#[source] Arced),
+    /// Our own end is coming.
+    #[error("shutting down")]
+    Stopping,
+    /// Too many enrolments.
+    #[error("too many enrolments, come back later")]
+    TooManyEnrolments(Duration),
+    /// The site server is away, or does not know us.
+    #[error("the site server does not answer")]
+    Site(#[source] Box<tonic::Status>),
+    /// The site server refused the client's call.
+    #[error("{message}")]
+    Refused {
+        kind: Kind,
+        reason: &'static str,
+        message: String,
+    },
+}
+
+/// One failure of the broker, told to every report that was in the message.
+pub(crate) type Arced = std::sync::Arc<muster_rabbitmq::Error>;
+
+/// Clients that were turned away because of load come back after this, and their own jitter.
+const WHEN_FULL: Duration = Duration::from_secs(5);
+const WHEN_AWAY: Duration = Duration::from_secs(10);
+const WHEN_QUEUE_FULL: Duration = Duration::from_secs(60);
+
+impl HasKind for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Report(Refused::Foreign) | Self::NotAClient => Kind::Denied,
+            Self::Report(_) | Self::Invalid(_) => Kind::Invalid,
+            Self::CollectorFull | Self::TooManyEnrolments(_) => Kind::Exhausted,
+            // Whatever is wrong between us and the broker, the client keeps its reports.
+            Self::Broker(error) => match error.kind() {
+                Kind::Exhausted => Kind::Exhausted,
+                Kind::Invalid
+                | Kind::NotFound
+                | Kind::Conflict
+                | Kind::Denied
+                | Kind::Unavailable
+                | Kind::Internal => Kind::Unavailable,
+            },
+            Self::Stopping | Self::Site(_) => Kind::Unavailable,
+            Self::Refused { kind, .. } => *kind,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Report(Refused::Foreign) => "FOREIGN_CLIENT",
+            Self::Report(Refused::Undecodable) => "UNDECODABLE_REPORT",
+            Self::Report(Refused::TooLarge) => "REPORT_TOO_LARGE",
+            Self::Report(Refused::Count) => "REPORT_COUNT",
+            Self::Report(Refused::Field(_)) | Self::Invalid(_) => "INVALID_FIELD",
+            Self::NotAClient => "NOT_A_CLIENT",
+            Self::CollectorFull => "COLLECTOR_FULL",
+            Self::Broker(error) => error.reason(),
+            Self::Stopping => "STOPPING",
+            Self::TooManyEnrolments(_) => "TOO_MANY_ENROLMENTS",
+            Self::Site(_) => "SITE_SERVER_UNAVAILABLE",
+            Self::Refused { reason, .. } => reason,
+        }
+    }
+
+    fn retry_delay(&self) -> Option<Duration> {
+        match self {
+            Self::CollectorFull => Some(WHEN_FULL),
+            Self::Broker(error) if matches!(**error, muster_rabbitmq::Error::Full { .. }) => {
+                Some(WHEN_QUEUE_FULL)
+            }
+            Self::Broker(_) => Some(WHEN_AWAY),
+            Self::TooManyEnrolments(delay) => Some(*delay),
+            Self::Site(_) => Some(WHEN_AWAY),
+            Self::Report(_)
+            | Self::Invalid(_)
+            | Self::NotAClient
+            | Self::Stopping
+            | Self::Refused { .. } => None,
+        }
+    }
+}

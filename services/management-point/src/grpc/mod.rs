@@ -1,0 +1,30 @@
+//! The doors of the clients, one file per service.
+
+pub(crate) mod access;
+mod policy_service;
+mod registration_service;
+mod state_service;
+
+use std::sync::Arc;
+
+use muster_domain::ClientId;
+use muster_runtime::{Role, auth};
+use tonic::{Request, Status};
+
+use crate::app::{Error, Point};
+
+/// Opens the message, calls the use case, closes the reply.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    pub(crate) point: Arc<Point>,
+}
+
+impl Door {
+    /// Who calls: the id in the certificate, and nothing that the message says.
+    fn client<T>(&self, request: &Request<T>) -> Result<ClientId, Status> {
+        let caller = auth::identity(request)?;
+        let ours = caller.role == Role::Client && caller.site == self.point.config.site_code;
+        let id = ours.then(|| caller.name.parse().ok()).flatten();
+        id.ok_or_else(|| muster_runtime::status::to_status(Error::NotAClient))
+    }
+}

@@ -1,0 +1,44 @@
+//! `muster.client.v1.RegistrationService`.
+
+use muster_proto::client::registration_service_server::RegistrationService;
+use muster_proto::client::{
+    EnrolRequest, EnrolResponse, GetLocationsRequest, GetLocationsResponse, RegisterRequest,
+    RegisterResponse,
+};
+use muster_runtime::auth;
+use muster_runtime::status::to_status;
+use tonic::{Request, Response, Status};
+
+use super::Door;
+use crate::app;
+
+#[tonic::async_trait]
+impl RegistrationService for Door {
+    async fn enrol(
+        &self,
+        request: Request<EnrolRequest>,
+    ) -> Result<Response<EnrolResponse>, Status> {
+        let from = auth::peer(&request).map(|peer| peer.addr.ip());
+        let from = from.ok_or_else(|| Status::internal("a call from nowhere"))?;
+        let answer = app::enrol(&self.point, from, request.into_inner()).await;
+        Ok(Response::new(answer.map_err(to_status)?))
+    }
+
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        let client = self.client(&request)?;
+        let answer = app::register(&self.point, client, request.into_inner()).await;
+        Ok(Response::new(answer.map_err(to_status)?))
+    }
+
+    async fn get_locations(
+        &self,
+        request: Request<GetLocationsRequest>,
+    ) -> Result<Response<GetLocationsResponse>, Status> {
+        let client = self.client(&request)?;
+        let answer = app::get_locations(&self.point, client).await;
+        Ok(Response::new(answer.map_err(to_status)?))
+    }
+}

@@ -1,0 +1,26 @@
+//! `muster.state.v1.StateService`.
+
+use muster_proto::state::state_service_server::StateService;
+use muster_proto::state::{ReportStatesRequest, ReportStatesResponse};
+use muster_runtime::status::to_status;
+use tonic::{Request, Response, Status};
+
+use super::Door;
+use crate::app;
+
+#[tonic::async_trait]
+impl StateService for Door {
+    async fn report_states(
+        &self,
+        request: Request<ReportStatesRequest>,
+    ) -> Result<Response<ReportStatesResponse>, Status> {
+        let client = self.client(&request)?;
+        let reports = request.into_inner().reports;
+        app::accept_states(&self.point, client, reports)
+            .await
+            .map_err(to_status)?;
+        let next = self.point.config.collect.next_report_in;
+        let next_report_in = prost_types::Duration::try_from(next).ok();
+        Ok(Response::new(ReportStatesResponse { next_report_in }))
+    }
+}

@@ -1,0 +1,5 @@
+//! What runs beside the calls.
+
+mod collect;
+
+pub(crate) use collect::Collector;
