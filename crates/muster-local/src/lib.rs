@@ -11,6 +11,8 @@
 //! in an own folder, and nothing is sent to a server before it has proven to be ours.
 
 pub mod account;
+pub mod administrator;
+pub mod agents;
 pub mod debian_root;
 pub mod http;
 pub mod instances;
