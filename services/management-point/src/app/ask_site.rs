@@ -84,16 +84,12 @@ pub(super) fn empty() -> Error {
 
 /// What the site may say about a client, and the client is told. Any other answer (our own
 /// certificate was refused, a fault, no answer) must not make a client stop or drop its data.
-const ABOUT_THE_CLIENT: [&str; 9] = [
+const ABOUT_THE_CLIENT: [&str; 5] = [
     "CLIENT_BLOCKED",
     "UNKNOWN_CLIENT",
     "TOKEN_REFUSED",
-    "CSR_REFUSED",
     "INVALID_CSR",
     "INVALID_FIELD",
-    "INVALID_ARGUMENT",
-    "FOREIGN_CLIENT",
-    "STALE_EPOCH",
 ];
 
 pub(super) fn judge(status: Status) -> Error {
