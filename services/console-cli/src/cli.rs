@@ -1,0 +1,288 @@
+//! What can be typed. The arguments of a verb live with the verb, in [`crate::commands`]; this
+//! file holds what is common, and the readers of values that several verbs take.
+
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use jiff::{SignedDuration, Timestamp};
+use muster_proto::catalog::Classification;
+use muster_proto::state::DeploymentEnforcement;
+
+use crate::commands::{
+    backlog, collection, context, create, delete, deployment, describe, get, login, report, sync,
+};
+use crate::output::Format;
+
+/// The console of Muster: does it pass muster?
+#[derive(Debug, Parser)]
+#[command(
+    name = "muster",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(after_help = "\
+Example:
+  muster login --site-server https://site.example:8443 --ca ca.pem --cert me.pem --key me.key
+  muster report compliance
+
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 not allowed, 5 conflict,
+6 done in part, 7 timed out.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// What answers look like
+    #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
+    pub(crate) output: Format,
+    /// The site to ask, by the name of its context; by default the current one
+    #[arg(long, env = "MUSTER_CONTEXT", value_name = "NAME", global = true)]
+    pub(crate) context: Option<String>,
+    /// How long the command may take, such as 30s; by default 60s, and for ever in a watch
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, global = true)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Remember a site and the certificate to enter it with
+    #[command(after_help = "\
+Example:
+  muster login --site-server https://site.example:8443 --ca ca.pem --cert me.pem --key me.key")]
+    Login(login::LoginArgs),
+    /// Choose among the sites that were logged in to
+    #[command(subcommand, after_help = "Example:\n  muster context list")]
+    Context(context::ContextCommand),
+    /// List things
+    #[command(
+        subcommand,
+        after_help = "Example:\n  muster get clients --collection Pilot"
+    )]
+    Get(get::GetCommand),
+    /// Show one thing in full
+    #[command(subcommand, after_help = "Example:\n  muster describe client web-01")]
+    Describe(describe::DescribeCommand),
+    /// Make a collection, update list, package, deployment or enrolment token
+    #[command(
+        subcommand,
+        after_help = "Example:\n  muster create collection Pilot --client web-01"
+    )]
+    Create(create::CreateCommand),
+    /// Remove things, after a question
+    #[command(
+        subcommand,
+        after_help = "Example:\n  muster delete deployment june --yes"
+    )]
+    Delete(delete::DeleteCommand),
+    /// Change who is in a collection
+    #[command(
+        subcommand,
+        after_help = "Example:\n  muster collection add Pilot web-01 web-02"
+    )]
+    Collection(collection::CollectionCommand),
+    /// Synchronise the update catalog with its source
+    #[command(subcommand, after_help = "Example:\n  muster sync run --watch")]
+    Sync(sync::SyncCommand),
+    /// Follow a deployment
+    #[command(
+        subcommand,
+        after_help = "Example:\n  muster deployment watch june --until-done"
+    )]
+    Deployment(deployment::DeploymentCommand),
+    /// Who complies, how far a deployment is, and what goes wrong
+    #[command(
+        subcommand,
+        after_help = "Example:\n  muster report compliance --update-list june"
+    )]
+    Report(report::ReportCommand),
+    /// State messages that wait to be recorded
+    #[command(after_help = "Example:\n  muster backlog --watch")]
+    Backlog(backlog::BacklogArgs),
+    /// State messages that could not be recorded
+    #[command(subcommand, after_help = "Example:\n  muster quarantine list")]
+    Quarantine(backlog::QuarantineCommand),
+    /// Print the completions of a shell
+    #[command(after_help = "Example:\n  muster completions bash > /etc/bash_completion.d/muster")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `now`, `+2h`, or a time as in RFC 3339.
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
+    let now = Timestamp::now();
+    if text == "now" {
+        return Ok(now);
+    }
+    if let Some(length) = text.strip_prefix('+') {
+        let length = humantime::parse_duration(length).map_err(|error| error.to_string())?;
+        let length = SignedDuration::try_from(length).map_err(|error| error.to_string())?;
+        return now.checked_add(length).map_err(|error| error.to_string());
+    }
+    text.parse().map_err(|_| {
+        "expected now, a distance such as +2h, or a time such as 2030-01-31T18:00:00Z".to_owned()
+    })
+}
+
+/// Classifications of updates, as they are typed.
+const CLASSIFICATIONS: [(&str, Classification); 8] = [
+    ("critical", Classification::Critical),
+    ("security", Classification::Security),
+    ("definition", Classification::Definition),
+    ("feature-pack", Classification::FeaturePack),
+    ("service-pack", Classification::ServicePack),
+    ("tool", Classification::Tool),
+    ("update-rollup", Classification::UpdateRollup),
+    ("update", Classification::Update),
+];
+
+/// States of topic 301, as they are typed.
+const ENFORCEMENTS: [(&str, DeploymentEnforcement); 12] = [
+    ("installing", DeploymentEnforcement::Installing),
+    (
+        "waiting-for-restart",
+        DeploymentEnforcement::WaitingForRestart,
+    ),
+    (
+        "waiting-for-another-installation",
+        DeploymentEnforcement::WaitingForAnotherInstallation,
+    ),
+    (
+        "successfully-installed",
+        DeploymentEnforcement::SuccessfullyInstalled,
+    ),
+    ("pending-restart", DeploymentEnforcement::PendingRestart),
+    ("failed-to-install", DeploymentEnforcement::FailedToInstall),
+    ("downloading", DeploymentEnforcement::Downloading),
+    ("downloaded", DeploymentEnforcement::Downloaded),
+    (
+        "failed-to-download",
+        DeploymentEnforcement::FailedToDownload,
+    ),
+    (
+        "waiting-for-maintenance-window",
+        DeploymentEnforcement::WaitingForMaintenanceWindow,
+    ),
+    (
+        "waiting-for-orchestration",
+        DeploymentEnforcement::WaitingForOrchestration,
+    ),
+    (
+        "waiting-for-superseding-update",
+        DeploymentEnforcement::WaitingForSupersedingUpdate,
+    ),
+];
+
+/// Reads a classification of updates: `security`.
+pub(crate) fn classification() -> impl TypedValueParser<Value = Classification> {
+    named(&CLASSIFICATIONS)
+}
+
+/// Reads a state of topic 301: `failed-to-install`.
+pub(crate) fn enforcement() -> impl TypedValueParser<Value = DeploymentEnforcement> {
+    named(&ENFORCEMENTS)
+}
+
+/// Values of the wire under the words that people type.
+fn named<T>(values: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(values.iter().map(|(name, _)| *name)).try_map(move |typed| {
+        let found = values.iter().find(|(name, _)| *name == typed);
+        found
+            .map(|(_, value)| *value)
+            .ok_or("not one of the possible values")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::text::word;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_contradict_nothing() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn look(command: &clap::Command, path: &str) {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Example:\n  muster "),
+                "{path} has no example"
+            );
+            assert!(
+                command.get_about().is_some(),
+                "{path} does not say what it does"
+            );
+            for inner in command.get_subcommands() {
+                look(inner, &format!("{path} {}", inner.get_name()));
+            }
+        }
+        look(&Cli::command(), "muster");
+    }
+
+    #[test]
+    fn every_example_can_be_typed() {
+        fn look(command: &clap::Command) {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in help.lines().filter_map(|line| line.strip_prefix("  ")) {
+                let typed = line.split(" > ").next().unwrap_or(line);
+                let words = typed.split_whitespace().map(|word| word.trim_matches('\''));
+                Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
+    }
+
+    #[test]
+    fn every_value_of_the_wire_has_the_word_that_tables_show() {
+        for (name, value) in CLASSIFICATIONS {
+            assert_eq!(name, word(value.as_str_name(), "CLASSIFICATION_"));
+        }
+        for (name, value) in ENFORCEMENTS {
+            assert_eq!(name, word(value.as_str_name(), "DEPLOYMENT_ENFORCEMENT_"));
+        }
+        assert!(
+            Classification::try_from(9).is_err(),
+            "a classification has no word"
+        );
+        assert!(
+            DeploymentEnforcement::try_from(13).is_err(),
+            "a state has no word"
+        );
+    }
+
+    #[test]
+    fn a_moment_is_now_a_distance_or_a_time() {
+        let second = |text: &str| moment(text).unwrap().as_second();
+        let now = Timestamp::now().as_second();
+        assert!((second("now") - now).abs() < 5);
+        assert!((second("+2h") - now - 7_200).abs() < 5);
+        assert_eq!(second("2001-09-09T01:46:40Z"), 1_000_000_000);
+        assert_eq!(second("2001-09-09T03:46:40+02:00"), 1_000_000_000);
+        for bad in ["", "tomorrow", "+", "+2 parsecs", "2001-09-09", "-1h"] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
+}

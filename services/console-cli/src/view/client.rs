@@ -1,0 +1,130 @@
+//! Clients, and the tokens with which they enrol.
+
+use jiff::Timestamp;
+use muster_domain::states::Scan;
+use muster_proto::client::{
+    Client, CreateEnrolmentTokensResponse, GetClientResponse, ListClientsResponse,
+};
+
+use super::{Answer, state};
+use crate::output::table::Block;
+use crate::output::text::{ago, at, id, size, yes};
+
+impl Answer for ListClientsResponse {
+    const MESSAGE: &'static str = "muster.client.v1.ListClientsResponse";
+
+    fn blocks(&self, now: Timestamp) -> Vec<Block> {
+        let row = |client: &Client| {
+            vec![
+                client.host_name.clone(),
+                system(client),
+                client.required.to_string(),
+                client.installed.to_string(),
+                client.unknown.to_string(),
+                scan(client),
+                yes(client.restart_pending),
+                ago(client.last_report_at.as_ref(), now),
+                id(&client.client_id),
+            ]
+        };
+        const HEADER: &[&str] = &[
+            "CLIENT",
+            "SYSTEM",
+            "REQUIRED#",
+            "INSTALLED#",
+            "UNKNOWN#",
+            "SCAN",
+            "RESTART",
+            "LAST-REPORT",
+            "ID",
+        ];
+        vec![Block::Table {
+            header: HEADER,
+            rows: self.clients.iter().map(row).collect(),
+        }]
+    }
+
+    /// Ids, because two clients may have the same host name.
+    fn names(&self) -> Vec<String> {
+        self.clients
+            .iter()
+            .map(|client| id(&client.client_id))
+            .collect()
+    }
+}
+
+impl Answer for GetClientResponse {
+    const MESSAGE: &'static str = "muster.client.v1.GetClientResponse";
+
+    fn blocks(&self, now: Timestamp) -> Vec<Block> {
+        let client = self.client.clone().unwrap_or_default();
+        let restart = match (client.restart_pending, client.restart_reason.is_empty()) {
+            (true, false) => format!("yes: {}", client.restart_reason),
+            (pending, _) => yes(pending),
+        };
+        let generation = match client.catalog_generation {
+            0 => String::new(),
+            generation => generation.to_string(),
+        };
+        let scan = match client.scan_detail.as_str() {
+            "" => scan(&client),
+            detail => format!("{}: {detail}", scan(&client)),
+        };
+        vec![Block::Pairs(vec![
+            ("Client", client.host_name.clone()),
+            ("Id", id(&client.client_id)),
+            ("System", system(&client)),
+            ("Architecture", client.architecture.clone()),
+            ("Kernel", client.kernel.clone()),
+            ("Agent", client.agent_version.clone()),
+            ("Packages", client.installed_packages.to_string()),
+            ("Free disk", size(client.free_disk_bytes)),
+            ("Memory", size(client.memory_bytes)),
+            ("Collections", self.collections.join(", ")),
+            ("Enrolled", at(client.enrolled_at.as_ref(), now)),
+            ("Epoch", client.epoch.to_string()),
+            ("Last report", at(client.last_report_at.as_ref(), now)),
+            ("Last policy", at(client.last_policy_at.as_ref(), now)),
+            ("Last scan", at(client.last_scanned_at.as_ref(), now)),
+            ("Scan", scan),
+            ("Catalog generation", generation),
+            ("Updates required", client.required.to_string()),
+            ("Updates installed", client.installed.to_string()),
+            ("Updates unknown", client.unknown.to_string()),
+            ("Restart pending", restart),
+        ])]
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.client
+            .iter()
+            .map(|client| id(&client.client_id))
+            .collect()
+    }
+}
+
+impl Answer for CreateEnrolmentTokensResponse {
+    const MESSAGE: &'static str = "muster.client.v1.CreateEnrolmentTokensResponse";
+
+    fn blocks(&self, _now: Timestamp) -> Vec<Block> {
+        self.tokens.iter().cloned().map(Block::Line).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tokens.clone()
+    }
+}
+
+/// "debian 12".
+fn system(client: &Client) -> String {
+    format!("{} {}", client.os_id, client.os_version_id)
+        .trim()
+        .to_owned()
+}
+
+fn scan(client: &Client) -> String {
+    state(
+        i32::try_from(client.scan_state).unwrap_or(i32::MAX),
+        Scan::from_id,
+    )
+}

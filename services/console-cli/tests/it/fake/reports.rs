@@ -1,0 +1,239 @@
+//! Synchronisations, reports and the backlog.
+
+use std::pin::Pin;
+
+use muster_proto::catalog::{sync_service_server::SyncService, *};
+use muster_proto::report::{report_service_server::ReportService, *};
+use muster_proto::state::{backlog_service_server::BacklogService, *};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{Fake, ago, check, fixed, id, page};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn sync(kind: SyncKind, phase: SyncPhase) -> Sync {
+    Sync {
+        sync_no: 8,
+        kind: kind.into(),
+        phase: phase.into(),
+        started_at: fixed(1_000_000_000),
+        detail: "bookworm-security".to_owned(),
+        stanzas: 63_000,
+        updates_new: 12,
+        bytes_fetched: 9_100_000,
+        generation: 7,
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl SyncService for Fake {
+    type WatchSyncStream = Pin<Box<dyn Stream<Item = Result<WatchSyncResponse, Status>> + Send>>;
+
+    async fn start_sync(&self, request: Request<StartSyncRequest>) -> Answer<StartSyncResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let sync = Some(sync(request.kind(), SyncPhase::Started));
+        Ok(Response::new(StartSyncResponse { sync }))
+    }
+
+    /// A full synchronisation fails, a delta succeeds.
+    async fn watch_sync(&self, _: Request<WatchSyncRequest>) -> Answer<Self::WatchSyncStream> {
+        let failing = self.asked().contains("Full");
+        let kind = if failing {
+            SyncKind::Full
+        } else {
+            SyncKind::Delta
+        };
+        let mut last = Sync {
+            ended_at: fixed(1_000_000_083),
+            ..sync(kind, SyncPhase::Done)
+        };
+        if failing {
+            last.phase = SyncPhase::Failed.into();
+            last.reason = "INDEX_HASH_MISMATCH".to_owned();
+            last.detail = "SHA-256 of main/binary-amd64/Packages.xz differs".to_owned();
+        }
+        let fetching = sync(kind, SyncPhase::Fetching);
+        // The same again is not news.
+        let syncs = [fetching.clone(), fetching, last];
+        let answers = syncs.map(|sync| Ok(WatchSyncResponse { sync: Some(sync) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+    }
+
+    async fn list_syncs(&self, request: Request<ListSyncsRequest>) -> Answer<ListSyncsResponse> {
+        self.ask(&request.into_inner());
+        let mut done = sync(SyncKind::Delta, SyncPhase::Done);
+        done.started_at = ago(3_600);
+        done.ended_at = ago(3_517);
+        Ok(Response::new(ListSyncsResponse { syncs: vec![done] }))
+    }
+}
+
+fn update_state() -> UpdateState {
+    UpdateState {
+        update_no: 4_711,
+        update_id: "apt/debian/bookworm-security/openssl/4711".to_owned(),
+        title: "openssl security update".to_owned(),
+        compliance: UpdateDetection::Required.into(),
+        enforcement: UpdateEnforcement::FailedToInstall.into(),
+        error_code: muster_domain::error_code::PACKAGE_HELD,
+        detail: "libssl3 is on hold".to_owned(),
+        changed_at: ago(60),
+        deployment: "june".to_owned(),
+    }
+}
+
+#[tonic::async_trait]
+impl ReportService for Fake {
+    async fn get_compliance(
+        &self,
+        request: Request<GetComplianceRequest>,
+    ) -> Answer<GetComplianceResponse> {
+        let request = request.into_inner();
+        check("update list", &request.update_list).await?;
+        self.ask(&request);
+        let updates = vec![UpdateCompliance {
+            update_no: 4_711,
+            title: "openssl security update".to_owned(),
+            classification: Classification::Security.into(),
+            installed: 100,
+            required: 57,
+            not_required: 40,
+            unknown: 5,
+            ..Default::default()
+        }];
+        Ok(Response::new(GetComplianceResponse {
+            clients: 202,
+            compliant: 140,
+            non_compliant: 57,
+            unknown: 5,
+            updates,
+        }))
+    }
+
+    async fn get_enforcement(
+        &self,
+        request: Request<GetEnforcementRequest>,
+    ) -> Answer<GetEnforcementResponse> {
+        let request = request.into_inner();
+        check("deployment", &request.deployment).await?;
+        self.ask(&request);
+        let failed = DeploymentEnforcement::FailedToInstall;
+        let all = [ClientEnforcement {
+            client_id: id(0x11),
+            host_name: "web-01".to_owned(),
+            state: failed.into(),
+            error_code: muster_domain::error_code::PACKAGE_HELD,
+            detail: "libssl3 is on hold".to_owned(),
+            changed_at: ago(60),
+            updates: vec![update_state()],
+        }];
+        let (clients, next_page_token) = page(&all, request.page_size, &request.page_token);
+        let states = vec![
+            StateCount {
+                state: DeploymentEnforcement::SuccessfullyInstalled.into(),
+                clients: 201,
+            },
+            StateCount {
+                state: failed.into(),
+                clients: 1,
+            },
+        ];
+        Ok(Response::new(GetEnforcementResponse {
+            states,
+            clients,
+            next_page_token,
+        }))
+    }
+
+    async fn list_errors(&self, request: Request<ListErrorsRequest>) -> Answer<ListErrorsResponse> {
+        self.ask(&request.into_inner());
+        let errors = vec![ErrorCount {
+            error_code: muster_domain::error_code::PACKAGE_HELD,
+            meaning: "the package is on hold".to_owned(),
+            example_detail: "libssl3 is on hold".to_owned(),
+            clients: 1,
+            updates: 1,
+        }];
+        Ok(Response::new(ListErrorsResponse { errors }))
+    }
+
+    async fn get_client_report(
+        &self,
+        request: Request<GetClientReportRequest>,
+    ) -> Answer<GetClientReportResponse> {
+        let client = request.into_inner().client;
+        check("client", &client).await?;
+        let unplanned = UpdateState {
+            update_no: 4_800,
+            enforcement: 0,
+            error_code: 0,
+            deployment: String::new(),
+            ..update_state()
+        };
+        Ok(Response::new(GetClientReportResponse {
+            client_id: id(0x11),
+            host_name: client,
+            scan_state: UpdateSourceScan::Completed.into(),
+            last_scanned_at: ago(3_600),
+            restart_pending: true,
+            installed: 412,
+            required: 2,
+            unknown: 0,
+            updates: vec![update_state(), unplanned],
+            deployments: vec![ClientDeployment {
+                deployment: "june".to_owned(),
+                enforcement: DeploymentEnforcement::FailedToInstall.into(),
+                evaluation: DeploymentEvaluation::Succeeded.into(),
+                compliance: DeploymentCompliance::NonCompliant.into(),
+                error_code: muster_domain::error_code::PACKAGE_HELD,
+                detail: "libssl3 is on hold".to_owned(),
+                changed_at: ago(60),
+            }],
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl BacklogService for Fake {
+    async fn get_backlog(&self, _: Request<GetBacklogRequest>) -> Answer<GetBacklogResponse> {
+        let messages = u64::from(self.watch());
+        let queue = |name: &str, messages, seconds| QueueBacklog {
+            queue: format!("site.P01.state.{name}"),
+            messages,
+            oldest_age: Some(prost_types::Duration { seconds, nanos: 0 }),
+            arrival_rate: 42.0,
+            processing_rate: 40.5,
+            consumers: 1,
+        };
+        Ok(Response::new(GetBacklogResponse {
+            queues: vec![queue("0", messages, 2), queue("urgent", 0, 0)],
+            quarantined: 1,
+            reports_recorded: 5_000,
+            states_recorded: 700_000,
+            resyncs_open: 3,
+        }))
+    }
+
+    async fn list_quarantined(
+        &self,
+        request: Request<ListQuarantinedRequest>,
+    ) -> Answer<ListQuarantinedResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let all = [QuarantinedMessage {
+            quarantine_no: 1,
+            received_at: ago(60),
+            origin: "site.P01.state.0, user management-point".to_owned(),
+            reason: "UNDECODABLE".to_owned(),
+            body: b"abc".to_vec().into(),
+        }];
+        let (messages, next_page_token) = page(&all, request.page_size, &request.page_token);
+        Ok(Response::new(ListQuarantinedResponse {
+            messages,
+            next_page_token,
+        }))
+    }
+}

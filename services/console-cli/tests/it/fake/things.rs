@@ -1,0 +1,539 @@
+//! Sites, clients, updates, collections, packages, deployments.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use muster_proto::catalog::{get_update_request::Key, update_service_server::UpdateService, *};
+use muster_proto::client::{client_service_server::ClientService, *};
+use muster_proto::collection::{collection_service_server::CollectionService, *};
+use muster_proto::content::{package_service_server::PackageService, *};
+use muster_proto::deployment::{deployment_service_server::DeploymentService, *};
+use muster_proto::site::{site_service_server::SiteService, *};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use super::{Fake, ago, check, fixed, id, page};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Watch<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn site() -> Site {
+    Site {
+        site_code: "P01".to_owned(),
+        name: "Head office".to_owned(),
+        created_at: ago(7_200),
+        clients: 202,
+        updates: 28_934,
+        catalog_generation: 7,
+        version: "0.0.0".to_owned(),
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl SiteService for Fake {
+    async fn list_sites(&self, _: Request<ListSitesRequest>) -> Answer<ListSitesResponse> {
+        Ok(Response::new(ListSitesResponse {
+            sites: vec![site()],
+        }))
+    }
+
+    async fn get_site(&self, request: Request<GetSiteRequest>) -> Answer<GetSiteResponse> {
+        check("site", &request.into_inner().site_code).await?;
+        let role = |role: &str, reachable, detail: &str| SiteRole {
+            role: role.to_owned(),
+            address: "https://127.0.0.1:8444".to_owned(),
+            reachable,
+            detail: detail.to_owned(),
+        };
+        let roles = vec![
+            role("software-update-point", true, "generation 7"),
+            role("distribution-point", false, "connection refused"),
+        ];
+        Ok(Response::new(GetSiteResponse {
+            site: Some(site()),
+            roles,
+        }))
+    }
+}
+
+pub(super) fn client(no: u8, host_name: &str) -> Client {
+    Client {
+        client_id: id(no),
+        host_name: host_name.to_owned(),
+        os_id: "debian".to_owned(),
+        os_version_id: "12".to_owned(),
+        architecture: "amd64".to_owned(),
+        last_report_at: ago(180),
+        enrolled_at: fixed(1_000_000_000),
+        catalog_generation: 7,
+        installed: 412,
+        required: 12,
+        scan_state: 3,
+        free_disk_bytes: 42_000_000_000,
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl ClientService for Fake {
+    async fn list_clients(
+        &self,
+        request: Request<ListClientsRequest>,
+    ) -> Answer<ListClientsResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let restart = Client {
+            restart_pending: true,
+            ..client(0x22, "web-02")
+        };
+        // Host names come from machines, and machines can be hostile.
+        let hostile = Client {
+            last_report_at: None,
+            scan_state: 99,
+            ..client(0x33, "\x1b[2Jx")
+        };
+        let all = [client(0x11, "web-01"), restart, hostile];
+        let (clients, next_page_token) = page(&all, request.page_size, &request.page_token);
+        Ok(Response::new(ListClientsResponse {
+            clients,
+            next_page_token,
+            total: 3,
+        }))
+    }
+
+    async fn get_client(&self, request: Request<GetClientRequest>) -> Answer<GetClientResponse> {
+        let name = request.into_inner().name;
+        check("client", &name).await?;
+        let collections = vec!["All systems".to_owned(), "Pilot".to_owned()];
+        Ok(Response::new(GetClientResponse {
+            client: Some(client(0x11, &name)),
+            collections,
+        }))
+    }
+
+    async fn delete_client(
+        &self,
+        request: Request<DeleteClientRequest>,
+    ) -> Answer<DeleteClientResponse> {
+        self.ask(&request.into_inner());
+        Ok(Response::new(DeleteClientResponse {}))
+    }
+
+    async fn create_enrolment_tokens(
+        &self,
+        request: Request<CreateEnrolmentTokensRequest>,
+    ) -> Answer<CreateEnrolmentTokensResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let tokens = (1..=request.count)
+            .map(|no| format!("token-{no}"))
+            .collect();
+        let expires_at = fixed(4_000_000_000);
+        Ok(Response::new(CreateEnrolmentTokensResponse {
+            tokens,
+            expires_at,
+        }))
+    }
+}
+
+pub(super) fn update(update_no: u32) -> Update {
+    Update {
+        update_no,
+        update_id: format!("apt/debian/bookworm-security/openssl/{update_no}"),
+        title: "openssl security update".to_owned(),
+        classification: Classification::Security.into(),
+        severity: Severity::Important.into(),
+        product: "Debian 12".to_owned(),
+        suite: "bookworm-security".to_owned(),
+        source_package: "openssl".to_owned(),
+        source_version: "3.0.11-1~deb12u2".to_owned(),
+        cve_ids: vec!["CVE-2023-5363".to_owned()],
+        released_at: fixed(1_700_000_000),
+        supersedes: vec![3, 4],
+        revision: 1,
+        max_run_time_minutes: 10,
+        ..Default::default()
+    }
+}
+
+pub(super) fn summary(update_no: u32) -> UpdateSummary {
+    let update = Some(update(update_no));
+    UpdateSummary {
+        update,
+        installed: 100,
+        required: 57,
+        not_required: 40,
+        unknown: 5,
+    }
+}
+
+fn list(name: &str) -> UpdateList {
+    UpdateList {
+        update_list_id: id(0x44),
+        name: name.to_owned(),
+        description: "what june needs".to_owned(),
+        created_at: ago(300),
+        update_count: 12,
+    }
+}
+
+#[tonic::async_trait]
+impl UpdateService for Fake {
+    async fn list_updates(
+        &self,
+        request: Request<ListUpdatesRequest>,
+    ) -> Answer<ListUpdatesResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let all: Vec<_> = (1..=1_234).map(summary).collect();
+        let (updates, next_page_token) = page(&all, request.page_size, &request.page_token);
+        Ok(Response::new(ListUpdatesResponse {
+            updates,
+            next_page_token,
+            total: 1_234,
+        }))
+    }
+
+    async fn get_update(&self, request: Request<GetUpdateRequest>) -> Answer<GetUpdateResponse> {
+        let key = request.into_inner().key;
+        self.ask(&key);
+        if let Some(Key::UpdateId(name)) = &key {
+            check("update", name).await?;
+        }
+        let mut found = summary(4_711);
+        found.update.as_mut().unwrap().leaves = vec![Leaf {
+            package: "libssl3".to_owned(),
+            version: "3.0.11-1~deb12u2".to_owned(),
+            architecture: "amd64".to_owned(),
+            file: Some(FileRef {
+                sha256: vec![0xab; 32].into(),
+                size: 2_019_000,
+                path: "pool/main/o/openssl/libssl3.deb".to_owned(),
+                ..Default::default()
+            }),
+            phased_percentage: 100,
+        }];
+        Ok(Response::new(GetUpdateResponse {
+            update: Some(found),
+        }))
+    }
+
+    async fn create_update_list(
+        &self,
+        request: Request<CreateUpdateListRequest>,
+    ) -> Answer<CreateUpdateListResponse> {
+        let request = request.into_inner();
+        check("update list", &request.name).await?;
+        self.ask(&request);
+        let warnings = vec!["more than 500 updates in one list".to_owned()];
+        let update_list = Some(list(&request.name));
+        Ok(Response::new(CreateUpdateListResponse {
+            update_list,
+            warnings,
+        }))
+    }
+
+    async fn list_update_lists(
+        &self,
+        _: Request<ListUpdateListsRequest>,
+    ) -> Answer<ListUpdateListsResponse> {
+        let update_lists = vec![list("june")];
+        Ok(Response::new(ListUpdateListsResponse {
+            update_lists,
+            ..Default::default()
+        }))
+    }
+
+    async fn get_update_list(
+        &self,
+        request: Request<GetUpdateListRequest>,
+    ) -> Answer<GetUpdateListResponse> {
+        let name = request.into_inner().name;
+        check("update list", &name).await?;
+        let update_list = Some(list(&name));
+        Ok(Response::new(GetUpdateListResponse {
+            update_list,
+            updates: vec![summary(4_711)],
+        }))
+    }
+
+    async fn delete_update_list(
+        &self,
+        request: Request<DeleteUpdateListRequest>,
+    ) -> Answer<DeleteUpdateListResponse> {
+        check("update list", &request.into_inner().name).await?;
+        Ok(Response::new(DeleteUpdateListResponse {}))
+    }
+}
+
+fn collection(name: &str) -> Collection {
+    Collection {
+        collection_id: id(0x55),
+        name: name.to_owned(),
+        description: "first to get updates".to_owned(),
+        created_at: ago(86_400 * 3),
+        member_count: 2,
+        built_in: false,
+    }
+}
+
+#[tonic::async_trait]
+impl CollectionService for Fake {
+    async fn create_collection(
+        &self,
+        request: Request<CreateCollectionRequest>,
+    ) -> Answer<CreateCollectionResponse> {
+        let request = request.into_inner();
+        check("collection", &request.name).await?;
+        self.ask(&request);
+        let collection = Some(collection(&request.name));
+        Ok(Response::new(CreateCollectionResponse { collection }))
+    }
+
+    async fn list_collections(
+        &self,
+        _: Request<ListCollectionsRequest>,
+    ) -> Answer<ListCollectionsResponse> {
+        let all = Collection {
+            built_in: true,
+            member_count: 202,
+            ..collection("All systems")
+        };
+        let collections = vec![all, collection("Pilot")];
+        Ok(Response::new(ListCollectionsResponse {
+            collections,
+            ..Default::default()
+        }))
+    }
+
+    async fn get_collection(
+        &self,
+        request: Request<GetCollectionRequest>,
+    ) -> Answer<GetCollectionResponse> {
+        let name = request.into_inner().name;
+        check("collection", &name).await?;
+        Ok(Response::new(GetCollectionResponse {
+            collection: Some(collection(&name)),
+        }))
+    }
+
+    async fn delete_collection(
+        &self,
+        request: Request<DeleteCollectionRequest>,
+    ) -> Answer<DeleteCollectionResponse> {
+        check("collection", &request.into_inner().name).await?;
+        Ok(Response::new(DeleteCollectionResponse {}))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<ChangeMembersRequest>,
+    ) -> Answer<ChangeMembersResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let collection = Some(collection(&request.name));
+        Ok(Response::new(ChangeMembersResponse { collection }))
+    }
+}
+
+fn package(name: &str, files_available: u32) -> Package {
+    let broken = name == "broken";
+    Package {
+        package_id: id(0x66),
+        name: name.to_owned(),
+        created_at: ago(60),
+        update_count: 12,
+        file_count: 19,
+        files_available,
+        files_failed: u32::from(broken),
+        total_bytes: 4_200_000,
+        problem: if broken {
+            "SHA-256 differs".to_owned()
+        } else {
+            String::new()
+        },
+    }
+}
+
+#[tonic::async_trait]
+impl PackageService for Fake {
+    async fn create_package(
+        &self,
+        request: Request<CreatePackageRequest>,
+    ) -> Answer<CreatePackageResponse> {
+        let request = request.into_inner();
+        check("package", &request.name).await?;
+        self.ask(&request);
+        let package = Some(package(&request.name, 0));
+        Ok(Response::new(CreatePackageResponse {
+            package,
+            warnings: Vec::new(),
+        }))
+    }
+
+    async fn list_packages(&self, _: Request<ListPackagesRequest>) -> Answer<ListPackagesResponse> {
+        let packages = vec![package("june", 19), package("broken", 18)];
+        Ok(Response::new(ListPackagesResponse {
+            packages,
+            ..Default::default()
+        }))
+    }
+
+    async fn get_package(&self, request: Request<GetPackageRequest>) -> Answer<GetPackageResponse> {
+        let name = request.into_inner().name;
+        check("package", &name).await?;
+        let available = if self.watch() > 1 { 18 } else { 7 };
+        let available = if name == "broken" {
+            18
+        } else {
+            available + u32::from(available == 18)
+        };
+        let state = if name == "broken" {
+            FileState::Failed
+        } else {
+            FileState::Available
+        };
+        let files = vec![FileStatus {
+            sha256: vec![0xab; 32].into(),
+            state: state.into(),
+            bytes_fetched: 2_019_000,
+            detail: "SHA-256 differs".to_owned(),
+        }];
+        let package = Some(package(&name, available));
+        Ok(Response::new(GetPackageResponse { package, files }))
+    }
+
+    async fn delete_package(
+        &self,
+        request: Request<DeletePackageRequest>,
+    ) -> Answer<DeletePackageResponse> {
+        check("package", &request.into_inner().name).await?;
+        Ok(Response::new(DeletePackageResponse {}))
+    }
+}
+
+fn deployment(name: &str) -> Deployment {
+    Deployment {
+        deployment_id: id(0x77),
+        name: name.to_owned(),
+        collection: "Pilot".to_owned(),
+        update_list: "june".to_owned(),
+        created_at: ago(120),
+        available_at: ago(120),
+        deadline_at: ago(-7_201),
+        update_count: 12,
+        ..Default::default()
+    }
+}
+
+fn progress(compliant: u32, in_progress: u32, failed: u32) -> DeploymentSummary {
+    use muster_proto::state::{DeploymentEnforcement, UpdateEnforcement};
+    DeploymentSummary {
+        clients: 202,
+        compliant,
+        in_progress,
+        failed,
+        unknown: 202 - compliant - in_progress - failed,
+        enforcement: vec![EnforcementCount {
+            state: DeploymentEnforcement::SuccessfullyInstalled.into(),
+            clients: compliant,
+        }],
+        updates: vec![UpdateEnforcementCount {
+            state: UpdateEnforcement::SuccessfullyInstalled.into(),
+            count: compliant * 12,
+        }],
+    }
+}
+
+#[tonic::async_trait]
+impl DeploymentService for Fake {
+    type WatchDeploymentStream = Watch<WatchDeploymentResponse>;
+
+    async fn create_deployment(
+        &self,
+        request: Request<CreateDeploymentRequest>,
+    ) -> Answer<CreateDeploymentResponse> {
+        let request = request.into_inner();
+        check("deployment", &request.name).await?;
+        self.ask(&request);
+        let deployment = Some(deployment(&request.name));
+        Ok(Response::new(CreateDeploymentResponse {
+            deployment,
+            warnings: Vec::new(),
+        }))
+    }
+
+    async fn list_deployments(
+        &self,
+        _: Request<ListDeploymentsRequest>,
+    ) -> Answer<ListDeploymentsResponse> {
+        let optional = Deployment {
+            deadline_at: None,
+            ..deployment("optional")
+        };
+        let deployments = vec![deployment("june"), optional];
+        Ok(Response::new(ListDeploymentsResponse {
+            deployments,
+            ..Default::default()
+        }))
+    }
+
+    async fn get_deployment(
+        &self,
+        request: Request<GetDeploymentRequest>,
+    ) -> Answer<GetDeploymentResponse> {
+        let name = request.into_inner().name;
+        check("deployment", &name).await?;
+        let summary = Some(progress(180, 20, 2));
+        Ok(Response::new(GetDeploymentResponse {
+            deployment: Some(deployment(&name)),
+            summary,
+        }))
+    }
+
+    async fn delete_deployment(
+        &self,
+        request: Request<DeleteDeploymentRequest>,
+    ) -> Answer<DeleteDeploymentResponse> {
+        check("deployment", &request.into_inner().name).await?;
+        Ok(Response::new(DeleteDeploymentResponse {}))
+    }
+
+    /// `flaky` breaks once in the middle, `hanging` stays until the server ends.
+    async fn watch_deployment(
+        &self,
+        request: Request<WatchDeploymentRequest>,
+    ) -> Answer<Watch<WatchDeploymentResponse>> {
+        let name = request.into_inner().name;
+        check("deployment", &name).await?;
+        let failed = if name == "failing" { 2 } else { 0 };
+        let first = self.watch() == 1;
+        let steps = [
+            progress(0, 10, 0),
+            progress(100, 50, failed),
+            progress(200, 0, failed),
+        ];
+        let answers = steps.map(|summary| {
+            Ok(WatchDeploymentResponse {
+                summary: Some(summary),
+            })
+        });
+        let answers = match name.as_str() {
+            "flaky" if first => answers
+                .into_iter()
+                .take(1)
+                .chain([Err(Status::unavailable("gone"))])
+                .collect(),
+            "hanging" if first => answers.into_iter().take(2).collect(),
+            _ => answers.into_iter().collect::<Vec<_>>(),
+        };
+        let stream = tokio_stream::iter(answers).throttle(Duration::from_millis(20));
+        if name == "hanging" && first {
+            return Ok(Response::new(Box::pin(
+                stream.chain(tokio_stream::pending()),
+            )));
+        }
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
