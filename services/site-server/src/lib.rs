@@ -1,1 +1,136 @@
-//! site-server
+//! The site server: owns the site database, and with it the state system, policy, collections and
+//! deployments of one site.
+//!
+//! A report comes in at `bus/states.rs`, is recorded by `app/record_states.rs`, and is asked for
+//! at `grpc/report_service.rs`. What clients should do goes out at
+//! `grpc/client_gateway_service.rs`, computed by `app/get_policy.rs`.
+
+mod app;
+mod bus;
+mod config;
+mod domain;
+mod grpc;
+mod init;
+mod store;
+mod tasks;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use muster_postgres::Lease;
+use muster_runtime::Tasks;
+use muster_runtime::admin::{self, Readiness};
+
+pub use config::{CaConfig, ClientSettings, Config, DistributionPoint, Roles};
+pub use init::init;
+
+mod migrations {
+    refinery::embed_migrations!("../../migrations/site-server");
+}
+
+/// A standby asks this often whether the lease is free.
+const STANDBY: Duration = Duration::from_secs(2);
+/// How long calls and tasks in hand may take at the end.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// A running site server.
+#[derive(Debug)]
+pub struct Handle {
+    addr: SocketAddr,
+    admin: SocketAddr,
+    server: muster_runtime::grpc::Handle,
+    tasks: Tasks,
+    readiness: Readiness,
+    lease: Lease,
+}
+
+impl Handle {
+    /// Where gRPC is served.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where probes and metrics are served.
+    #[must_use]
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Ends when another process has taken over this site: stop at once.
+    pub async fn lost(&self) {
+        self.lease.lost().cancelled().await;
+    }
+
+    /// Takes no new work, finishes what is in hand, and gives up the lease.
+    pub async fn stop(self) {
+        self.readiness.set(false);
+        self.server.stop(PATIENCE).await;
+        let late = self.tasks.stop(PATIENCE).await;
+        drop(self.lease);
+        tracing::info!(?late, "site server stopped");
+    }
+}
+
+/// Starts a site server: migrates the database, waits for the lease of the site, consumes the
+/// state queues, serves gRPC. When this returns, it is at work.
+///
+/// # Errors
+/// When the database is not durable or cannot be reached, the broker cannot be reached, keys or
+/// certificates are not those of this site, or an address is taken.
+pub async fn start(config: Config) -> anyhow::Result<Handle> {
+    muster_runtime::crypto::install();
+    let tasks = Tasks::new();
+    let readiness = Readiness::new();
+    let admin = admin::serve(&config.admin, readiness.clone(), &tasks)
+        .await
+        .context("cannot open the admin port")?;
+    muster_postgres::migrate(&config.postgres, migrations::migrations::runner())
+        .await
+        .context("cannot migrate the site database")?;
+    let pool = muster_postgres::connect(&config.postgres)
+        .await
+        .context("cannot use the site database")?;
+    muster_postgres::watch(&pool, "site", &tasks);
+    let lease = lease(&config, &tasks).await?;
+    let site = Arc::new(app::Site::new(config, pool)?);
+    let (code, name) = (site.config.site_code, site.config.site_name.clone());
+    store::sites::keep_own(&site.pool.get().await?, code, &name).await?;
+    // The server first: a management point that cannot reach us keeps nothing of a client.
+    let server = grpc::serve(&site, &tasks)
+        .await
+        .context("cannot serve gRPC")?;
+    bus::states::consume(&site, &tasks)
+        .await
+        .context("cannot consume the state queues")?;
+    tasks::start(&site, &tasks);
+    readiness.set(true);
+    let addr = server.addr();
+    tracing::info!(site.code = %code, site.name = name, %addr, "site server ready");
+    Ok(Handle {
+        addr,
+        admin,
+        server,
+        tasks,
+        readiness,
+        lease,
+    })
+}
+
+/// Waits until this process is the one active site server.
+async fn lease(config: &Config, tasks: &Tasks) -> anyhow::Result<Lease> {
+    let name = format!("site server {}", config.site_code);
+    let mut told = false;
+    loop {
+        if let Some(lease) = Lease::acquire(&config.postgres, &name, tasks).await? {
+            return Ok(lease);
+        }
+        if !told {
+            tracing::info!("another site server is active, standing by");
+            told = true;
+        }
+        tokio::time::sleep(STANDBY).await;
+    }
+}

@@ -1,0 +1,183 @@
+//! Clients as administrators see them, and the tokens that new ones enrol with.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use muster_compliance::ClientStates;
+use muster_domain::ClientId;
+use muster_proto::client as pb;
+use muster_proto::convert;
+use uuid::Uuid;
+
+use super::enrol_client::hash_token;
+use super::{Error, Site};
+use crate::domain::page::Page;
+use crate::store::{clients, collections, compliance, sites};
+
+/// Most tokens that one call makes.
+const MAX_TOKENS: u32 = 1_000;
+
+/// One page of clients.
+pub(crate) async fn list_clients(
+    site: &Site,
+    request: &pb::ListClientsRequest,
+) -> Result<pb::ListClientsResponse, Error> {
+    let page = Page::read(request.page_size, &request.page_token)?;
+    let db = site.db().await?;
+    let collection = match request.collection_id.as_ref() {
+        [] => None,
+        bytes => Some(by_id(&db, bytes).await?),
+    };
+    let collection = collection.filter(|number| *number != collections::ALL_SYSTEMS);
+    let (mut found, total) = clients::list(&db, &request.host_name, collection, page).await?;
+    let next_page_token = page.cut(&mut found);
+    Ok(pb::ListClientsResponse {
+        clients: found,
+        next_page_token,
+        total,
+    })
+}
+
+/// The number of a collection by its id on the wire.
+pub(crate) async fn by_id(
+    db: &impl deadpool_postgres::GenericClient,
+    bytes: &[u8],
+) -> Result<i32, Error> {
+    let id = Uuid::from_slice(bytes)
+        .map_err(|_| Error::invalid("INVALID_ID", "a collection id has 16 bytes"))?;
+    let found = collections::numbers_of(db, &[id]).await?;
+    let unknown = || Error::not_found("UNKNOWN_COLLECTION", "there is no such collection");
+    found.first().map(|(number, _)| *number).ok_or_else(unknown)
+}
+
+/// The one client with this id as text or this host name.
+pub(crate) async fn find(
+    db: &impl deadpool_postgres::GenericClient,
+    name: &str,
+) -> Result<clients::Known, Error> {
+    match clients::by_name(db, name.trim()).await?.as_slice() {
+        [] => Err(Error::not_found(
+            "UNKNOWN_CLIENT",
+            format!("there is no client {name:?}"),
+        )),
+        [client] => Ok(*client),
+        _ => Err(Error::conflict(
+            "AMBIGUOUS_NAME",
+            format!("several clients have the host name {name:?}: use the id"),
+        )),
+    }
+}
+
+/// One client, by id or host name.
+pub(crate) async fn get_client(
+    site: &Site,
+    request: &pb::GetClientRequest,
+) -> Result<pb::GetClientResponse, Error> {
+    let db = site.db().await?;
+    let client = find(&db, &request.name).await?;
+    Ok(pb::GetClientResponse {
+        client: Some(clients::show(&db, client.client_no).await?),
+        collections: clients::collections(&db, client.client_no).await?,
+    })
+}
+
+/// Deletes a client: it is refused from now on, and what it said is taken out of every count.
+pub(crate) async fn delete_client(
+    site: &Site,
+    administrator: &str,
+    request: &pb::DeleteClientRequest,
+) -> Result<(), Error> {
+    let client_id = ClientId::from_slice(&request.client_id)?;
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    // The lock on its stream keeps reports out until this is done.
+    let held = crate::store::streams::lock(&tx, &[client_id.0]).await?;
+    let unknown = || Error::not_found("UNKNOWN_CLIENT", format!("there is no client {client_id}"));
+    let client = held
+        .first()
+        .filter(|client| !client.deleted)
+        .ok_or_else(unknown)?;
+    let rows = compliance::load(&tx, &[client.client_no]).await?;
+    if let Some(row) = rows.get(&client.client_no) {
+        let mut difference = compliance::Difference::default();
+        difference.add(&row.states.differences(&ClientStates::default()));
+        compliance::move_counters(&tx, &difference).await?;
+    }
+    clients::delete(&tx, client.client_no).await?;
+    sites::raise_policy_revision(&tx).await?;
+    tx.commit().await?;
+    tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
+    Ok(())
+}
+
+/// Makes one-use tokens. Only their hashes are kept.
+pub(crate) async fn create_tokens(
+    site: &Site,
+    administrator: &str,
+    request: &pb::CreateEnrolmentTokensRequest,
+) -> Result<pb::CreateEnrolmentTokensResponse, Error> {
+    if request.count == 0 || request.count > MAX_TOKENS {
+        return Err(Error::invalid(
+            "COUNT",
+            format!("count must be 1 to {MAX_TOKENS}"),
+        ));
+    }
+    let valid_for = request.valid_for.unwrap_or(prost_types::Duration {
+        seconds: 0,
+        nanos: 0,
+    });
+    if !(60..=30 * 24 * 3600).contains(&valid_for.seconds) {
+        return Err(Error::invalid(
+            "VALID_FOR",
+            "valid_for must be 1 minute to 30 days",
+        ));
+    }
+    let expires_at = Timestamp::now()
+        .checked_add(convert::from_duration("valid_for", &valid_for)?)
+        .map_err(|_| Error::invalid("VALID_FOR", "valid_for is too long"))?;
+    let ids: Vec<Uuid> = request
+        .collection_ids
+        .iter()
+        .map(|bytes| Uuid::from_slice(bytes))
+        .collect::<Result<_, _>>()
+        .map_err(|_| Error::invalid("INVALID_ID", "a collection id has 16 bytes"))?;
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    let found = collections::numbers_of(&tx, &ids).await?;
+    if found.len() < ids.len() {
+        return Err(Error::not_found(
+            "UNKNOWN_COLLECTION",
+            "there is no such collection",
+        ));
+    }
+    // Everybody is in "All systems" anyway.
+    let joined: Vec<i32> = found
+        .into_iter()
+        .filter(|(_, built_in)| !built_in)
+        .map(|(number, _)| number)
+        .collect();
+    let tokens: Vec<String> = (0..request.count)
+        .map(|_| {
+            format!(
+                "muster-{}",
+                URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+            )
+        })
+        .collect();
+    let hashes = tokens
+        .iter()
+        .map(|token| hash_token(token))
+        .collect::<Result<Vec<_>, _>>()?;
+    clients::add_tokens(&tx, &hashes, expires_at, &joined).await?;
+    tx.commit().await?;
+    tracing::info!(
+        audit = true,
+        administrator,
+        count = request.count,
+        "enrolment tokens made"
+    );
+    Ok(pb::CreateEnrolmentTokensResponse {
+        tokens,
+        expires_at: Some(convert::to_timestamp(expires_at)),
+    })
+}

@@ -1,0 +1,152 @@
+//! Collections of clients by direct membership.
+
+use deadpool_postgres::GenericClient;
+use muster_proto::collection as pb;
+
+use super::manage_clients;
+use super::{Error, Site};
+use crate::domain::names;
+use crate::domain::page::Page;
+use crate::store::{collections, sites};
+
+/// Most clients that one call names.
+const MAX_CLIENTS: usize = 10_000;
+
+/// The collection of this name; an empty name means "All systems".
+pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<collections::Known, Error> {
+    let name = if name.trim().is_empty() {
+        "All systems"
+    } else {
+        name.trim()
+    };
+    let unknown = || {
+        Error::not_found(
+            "UNKNOWN_COLLECTION",
+            format!("there is no collection {name:?}"),
+        )
+    };
+    collections::find(db, name).await?.ok_or_else(unknown)
+}
+
+async fn numbers(db: &impl GenericClient, clients: &[String]) -> Result<Vec<i32>, Error> {
+    if clients.len() > MAX_CLIENTS {
+        return Err(Error::invalid(
+            "CLIENTS",
+            format!("at most {MAX_CLIENTS} clients at once"),
+        ));
+    }
+    let mut numbers = Vec::with_capacity(clients.len());
+    for name in clients {
+        numbers.push(manage_clients::find(db, name).await?.client_no);
+    }
+    Ok(numbers)
+}
+
+/// Makes a collection.
+pub(crate) async fn create_collection(
+    site: &Site,
+    administrator: &str,
+    request: &pb::CreateCollectionRequest,
+) -> Result<pb::Collection, Error> {
+    let name = names::name(&request.name)?;
+    let description = names::description(&request.description)?;
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    let members = numbers(&tx, &request.clients).await?;
+    let number = collections::add(&tx, &name, &description)
+        .await
+        .map_err(|error| error.taken("collection", &name))?;
+    collections::change_members(&tx, number, &members, &[]).await?;
+    let collection = collections::show(&tx, number).await?;
+    tx.commit().await?;
+    tracing::info!(
+        audit = true,
+        administrator,
+        collection = name,
+        "collection created"
+    );
+    Ok(collection)
+}
+
+/// One page of collections.
+pub(crate) async fn list_collections(
+    site: &Site,
+    request: &pb::ListCollectionsRequest,
+) -> Result<pb::ListCollectionsResponse, Error> {
+    let page = Page::read(request.page_size, &request.page_token)?;
+    let mut found = collections::list(&site.db().await?, page).await?;
+    let next_page_token = page.cut(&mut found);
+    Ok(pb::ListCollectionsResponse {
+        collections: found,
+        next_page_token,
+    })
+}
+
+/// One collection.
+pub(crate) async fn get_collection(
+    site: &Site,
+    request: &pb::GetCollectionRequest,
+) -> Result<pb::Collection, Error> {
+    let db = site.db().await?;
+    let found = find(&db, &request.name).await?;
+    collections::show(&db, found.collection_no).await
+}
+
+/// Deletes a collection that nothing is deployed to.
+pub(crate) async fn delete_collection(
+    site: &Site,
+    administrator: &str,
+    request: &pb::DeleteCollectionRequest,
+) -> Result<(), Error> {
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    let found = find(&tx, &request.name).await?;
+    if found.built_in {
+        let message = format!("{:?} is built in", found.name);
+        return Err(Error::conflict("BUILT_IN", message));
+    }
+    if collections::is_deployed_to(&tx, found.collection_no).await? {
+        let message = format!("a deployment targets {:?}", found.name);
+        return Err(Error::conflict("IN_USE", message));
+    }
+    collections::delete(&tx, found.collection_no).await?;
+    tx.commit().await?;
+    tracing::info!(
+        audit = true,
+        administrator,
+        collection = found.name,
+        "collection deleted"
+    );
+    Ok(())
+}
+
+/// Adds and removes direct members. Policy changes with them.
+pub(crate) async fn change_members(
+    site: &Site,
+    administrator: &str,
+    request: &pb::ChangeMembersRequest,
+) -> Result<pb::Collection, Error> {
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    let found = find(&tx, &request.name).await?;
+    if found.built_in {
+        let message = format!("everybody is in {:?}", found.name);
+        return Err(Error::conflict("BUILT_IN", message));
+    }
+    let add = numbers(&tx, &request.add_clients).await?;
+    let remove = numbers(&tx, &request.remove_clients).await?;
+    let changed = collections::change_members(&tx, found.collection_no, &add, &remove).await?;
+    if changed > 0 {
+        sites::raise_policy_revision(&tx).await?;
+    }
+    let collection = collections::show(&tx, found.collection_no).await?;
+    tx.commit().await?;
+    tracing::info!(
+        audit = true,
+        administrator,
+        collection = found.name,
+        changed,
+        "members changed"
+    );
+    Ok(collection)
+}

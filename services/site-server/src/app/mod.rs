@@ -1,0 +1,21 @@
+//! The use cases, one file each. They own the order of steps and the transaction.
+
+pub(crate) mod backlog;
+pub(crate) mod distribute_content;
+pub(crate) mod enrol_client;
+mod error;
+pub(crate) mod follow_catalog;
+pub(crate) mod get_policy;
+pub(crate) mod manage_clients;
+pub(crate) mod manage_collections;
+pub(crate) mod manage_deployments;
+pub(crate) mod manage_packages;
+pub(crate) mod manage_update_lists;
+pub(crate) mod read_reports;
+pub(crate) mod read_site;
+pub(crate) mod record_states;
+pub(crate) mod register_client;
+mod site;
+
+pub(crate) use error::Error;
+pub(crate) use site::Site;

@@ -1,0 +1,94 @@
+//! What people ask of the states that clients reported.
+
+use std::collections::HashMap;
+
+use muster_proto::report as pb;
+
+use super::manage_update_lists;
+use super::{Error, Site, manage_clients, manage_collections, manage_deployments};
+use crate::domain::page::Page;
+use crate::store::{reports, update_lists};
+
+/// An update list over a collection; without a list, every update that somebody requires.
+pub(crate) async fn get_compliance(
+    site: &Site,
+    request: &pb::GetComplianceRequest,
+) -> Result<pb::GetComplianceResponse, Error> {
+    let db = site.db().await?;
+    let collection = manage_collections::find(&db, &request.collection).await?;
+    let updates = if request.update_list.trim().is_empty() {
+        reports::required_in(&db, collection.collection_no).await?
+    } else {
+        let (list_no, _) = manage_update_lists::find(&db, &request.update_list).await?;
+        update_lists::members(&db, list_no).await?
+    };
+    reports::compliance(&db, collection.collection_no, &updates).await
+}
+
+/// Enforcement states of a deployment, with the clients behind each.
+pub(crate) async fn get_enforcement(
+    site: &Site,
+    request: &pb::GetEnforcementRequest,
+) -> Result<pb::GetEnforcementResponse, Error> {
+    // Each client comes with its updates: a page of them must fit into one message.
+    let size = if request.page_size == 0 {
+        50
+    } else {
+        request.page_size.min(200)
+    };
+    let page = Page::read(size, &request.page_token)?;
+    let db = site.db().await?;
+    let number = manage_deployments::find(&db, &request.deployment).await?;
+    let state = match request.state {
+        0 => None,
+        state => Some(i16::try_from(state).unwrap_or(-1)),
+    };
+    let mut rows = reports::enforcement_clients(&db, number, state, page).await?;
+    let next_page_token = page.cut(&mut rows);
+    let numbers: Vec<i32> = rows.iter().map(|(client_no, _)| *client_no).collect();
+    let mut updates: HashMap<i32, Vec<pb::UpdateState>> = HashMap::new();
+    for (client_no, state) in reports::enforcement_updates(&db, number, &numbers).await? {
+        updates.entry(client_no).or_default().push(state);
+    }
+    let clients = rows
+        .into_iter()
+        .map(|(client_no, client)| pb::ClientEnforcement {
+            updates: updates.remove(&client_no).unwrap_or_default(),
+            ..client
+        })
+        .collect();
+    let states = reports::enforcement_counts(&db, number).await?;
+    Ok(pb::GetEnforcementResponse {
+        states,
+        clients,
+        next_page_token,
+    })
+}
+
+/// Errors, most clients first.
+pub(crate) async fn list_errors(
+    site: &Site,
+    request: &pb::ListErrorsRequest,
+) -> Result<pb::ListErrorsResponse, Error> {
+    let db = site.db().await?;
+    let deployment = match request.deployment.trim() {
+        "" => None,
+        name => Some(manage_deployments::find(&db, name).await?),
+    };
+    Ok(pb::ListErrorsResponse {
+        errors: reports::errors(&db, deployment).await?,
+    })
+}
+
+/// All that is known of one client.
+pub(crate) async fn get_client_report(
+    site: &Site,
+    request: &pb::GetClientReportRequest,
+) -> Result<pb::GetClientReportResponse, Error> {
+    let db = site.db().await?;
+    let client = manage_clients::find(&db, &request.client).await?;
+    let gone = || Error::not_found("UNKNOWN_CLIENT", "the client was deleted");
+    reports::client(&db, client.client_no)
+        .await?
+        .ok_or_else(gone)
+}

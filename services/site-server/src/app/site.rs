@@ -1,0 +1,135 @@
+//! What every use case works with.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use muster_postgres::{Object, Pool};
+use muster_proto::catalog::catalog_service_client::CatalogServiceClient;
+use muster_proto::catalog::sync_service_client::SyncServiceClient;
+use muster_proto::client::Locations;
+use muster_proto::content::content_service_client::ContentServiceClient;
+use muster_rabbitmq::Monitor;
+use muster_runtime::Role;
+use muster_runtime::grpc::{Channel, ChannelOptions, channel};
+use muster_runtime::tls::ca::CertificateAuthority;
+use tokio::sync::Notify;
+
+use super::Error;
+use super::backlog::Rates;
+use super::get_policy::PolicyCache;
+use crate::config::Config;
+use crate::domain::policy::PolicyKey;
+
+/// The running site. Clones of the `Arc` around it are everywhere.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) config: Config,
+    pub(crate) pool: Pool,
+    pub(crate) ca: CertificateAuthority,
+    pub(crate) policy_key: PolicyKey,
+    pub(crate) policies: PolicyCache,
+    pub(crate) monitor: Monitor,
+    pub(crate) rates: Rates,
+    /// The distribution points in the order of the configuration, with their gRPC address.
+    pub(crate) distribution_points: Vec<(String, Channel)>,
+    pub(crate) software_update_point: Channel,
+    /// Needs of clients that the database has: most reports repeat them.
+    pub(crate) known_needs: Mutex<HashSet<(i32, String)>>,
+    /// Wakes the task that distributes content.
+    pub(crate) content_wanted: Arc<Notify>,
+    /// Wakes the task that follows the catalog.
+    pub(crate) catalog_wanted: Arc<Notify>,
+}
+
+impl Site {
+    /// Puts a site together; nothing is connected but the pool.
+    pub(crate) fn new(config: Config, pool: Pool) -> anyhow::Result<Self> {
+        let folder = config.ca.cert.parent().unwrap_or(&config.ca.cert);
+        anyhow::ensure!(
+            config.ca.cert == folder.join("ca.pem") && config.ca.key == folder.join("ca.key"),
+            "the site CA must be ca.pem and ca.key in one folder, as `site-server init` makes them"
+        );
+        let ca = CertificateAuthority::load(folder)?;
+        anyhow::ensure!(
+            ca.site() == config.site_code.as_str(),
+            "the site CA is that of site {}, not of {}",
+            ca.site(),
+            config.site_code
+        );
+        let policy_key = PolicyKey::load(&config.policy_key)?;
+        let to = |url: &str, role: Role| {
+            let options = ChannelOptions {
+                server_role: Some(role),
+                ..ChannelOptions::default()
+            };
+            channel(url, &config.tls, &options)
+        };
+        let distribution_points = config
+            .roles
+            .distribution_points
+            .iter()
+            .map(|point| {
+                Ok((
+                    point.grpc.clone(),
+                    to(&point.grpc, Role::DistributionPoint)?,
+                ))
+            })
+            .collect::<Result<_, muster_runtime::grpc::Error>>()?;
+        let software_update_point = to(
+            &config.roles.software_update_point,
+            Role::SoftwareUpdatePoint,
+        )?;
+        Ok(Self {
+            monitor: Monitor::new(&config.rabbitmq),
+            policies: PolicyCache::default(),
+            rates: Rates::default(),
+            known_needs: Mutex::default(),
+            content_wanted: Arc::default(),
+            catalog_wanted: Arc::default(),
+            distribution_points,
+            software_update_point,
+            ca,
+            policy_key,
+            pool,
+            config,
+        })
+    }
+
+    /// A connection to the site database.
+    pub(crate) async fn db(&self) -> Result<Object, Error> {
+        Ok(self.pool.get().await?)
+    }
+
+    pub(crate) fn catalog(&self) -> CatalogServiceClient<Channel> {
+        CatalogServiceClient::new(self.software_update_point.clone())
+            .max_decoding_message_size(muster_runtime::grpc::MAX_MESSAGE)
+    }
+
+    pub(crate) fn sync(&self) -> SyncServiceClient<Channel> {
+        SyncServiceClient::new(self.software_update_point.clone())
+    }
+
+    pub(crate) fn content(channel: &Channel) -> ContentServiceClient<Channel> {
+        ContentServiceClient::new(channel.clone())
+    }
+
+    /// Where clients find their servers.
+    pub(crate) fn locations(&self) -> Locations {
+        let roles = &self.config.roles;
+        Locations {
+            management_points: roles.management_points.clone(),
+            software_update_points: roles.software_update_points.clone(),
+            distribution_points: self.content_addresses(),
+        }
+    }
+
+    /// Where clients fetch content.
+    pub(crate) fn content_addresses(&self) -> Vec<String> {
+        self.config
+            .roles
+            .distribution_points
+            .iter()
+            .map(|point| point.content.clone())
+            .collect()
+    }
+}

@@ -1,0 +1,3 @@
+//! Doors in from the broker, one file per kind of queue.
+
+pub(crate) mod states;

@@ -1,0 +1,185 @@
+//! The configuration file of a site server; `deploy/config/site-server.toml` explains each key.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use muster_domain::SiteCode;
+use muster_proto::{convert, policy};
+use muster_runtime::config::{AdminConfig, TelemetryConfig, TlsConfig};
+use muster_runtime::grpc::Limits;
+use muster_runtime::humantime_serde;
+use serde::Deserialize;
+
+/// Everything a site server is told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Three characters that name the site in the whole hierarchy.
+    pub site_code: SiteCode,
+    /// For people.
+    pub site_name: String,
+    /// Where gRPC is served.
+    pub listen: SocketAddr,
+    /// How many queues the clients' reports are spread over; the management points must agree.
+    #[serde(default = "default_shards")]
+    pub state_shards: u16,
+    /// How often the software update point is asked for news.
+    #[serde(default = "default_catalog_poll", with = "humantime_serde")]
+    pub catalog_poll_interval: Duration,
+    /// How long something may be missing in a client's reports before it is asked for everything.
+    #[serde(default = "default_resync_after", with = "humantime_serde")]
+    pub resync_after: Duration,
+    /// The key that signs policy (Ed25519, PKCS#8, PEM).
+    pub policy_key: PathBuf,
+    /// Our certificate and the authority of our peers.
+    pub tls: TlsConfig,
+    /// Bounds of the gRPC server.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Logs and traces.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+    /// Probes and metrics.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// The authority that certifies clients.
+    pub ca: CaConfig,
+    /// The site database.
+    pub postgres: muster_postgres::Config,
+    /// The site's broker.
+    pub rabbitmq: muster_rabbitmq::Config,
+    /// Where the other roles of the site are.
+    pub roles: Roles,
+    /// What every client is told about its schedules.
+    #[serde(default)]
+    pub client_settings: ClientSettings,
+}
+
+/// The files of the site CA, made by `site-server init`: `ca.pem` and `ca.key` in one folder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaConfig {
+    /// Its certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// Where the other roles of the site are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    /// gRPC address of the software update point whose catalog the site follows.
+    pub software_update_point: String,
+    /// Distribution points.
+    #[serde(default)]
+    pub distribution_points: Vec<DistributionPoint>,
+    /// Management points, as clients reach them.
+    #[serde(default)]
+    pub management_points: Vec<String>,
+    /// Software update points, as clients reach them.
+    #[serde(default)]
+    pub software_update_points: Vec<String>,
+}
+
+/// One distribution point.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistributionPoint {
+    /// Where the site server reaches it.
+    pub grpc: String,
+    /// Where clients fetch content.
+    pub content: String,
+}
+
+/// Schedules of clients; the defaults are those of semantics.md 2.5.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientSettings {
+    /// How often policy is asked for.
+    #[serde(with = "humantime_serde")]
+    pub policy_poll_interval: Duration,
+    /// How often changed states are sent.
+    #[serde(with = "humantime_serde")]
+    pub report_interval: Duration,
+    /// How often a client scans by itself.
+    #[serde(with = "humantime_serde")]
+    pub scan_interval: Duration,
+    /// Random delay added to schedules, at most.
+    #[serde(with = "humantime_serde")]
+    pub scan_jitter: Duration,
+    /// How long a scan's answer may be used without asking the software update point.
+    #[serde(with = "humantime_serde")]
+    pub scan_ttl: Duration,
+    /// How often deployments are evaluated again.
+    #[serde(with = "humantime_serde")]
+    pub reevaluation_interval: Duration,
+    /// Whether the scheduled scan ignores the time to live (semantics.md 2.4).
+    pub scheduled_scan_is_forced: bool,
+    /// `false`: clients scan and report and never install.
+    pub installs_allowed: bool,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            policy_poll_interval: HOUR,
+            report_interval: Duration::from_secs(15 * 60),
+            scan_interval: HOUR * 24 * 7,
+            scan_jitter: HOUR * 2,
+            scan_ttl: HOUR * 24,
+            reevaluation_interval: HOUR * 24 * 7,
+            scheduled_scan_is_forced: false,
+            installs_allowed: true,
+        }
+    }
+}
+
+impl ClientSettings {
+    /// As policy carries them.
+    pub(crate) fn to_wire(&self) -> policy::ClientSettings {
+        policy::ClientSettings {
+            policy_poll_interval: Some(convert::to_duration(self.policy_poll_interval)),
+            report_interval: Some(convert::to_duration(self.report_interval)),
+            scan_interval: Some(convert::to_duration(self.scan_interval)),
+            scan_jitter: Some(convert::to_duration(self.scan_jitter)),
+            scan_ttl: Some(convert::to_duration(self.scan_ttl)),
+            reevaluation_interval: Some(convert::to_duration(self.reevaluation_interval)),
+            scheduled_scan_is_forced: self.scheduled_scan_is_forced,
+            installs_allowed: self.installs_allowed,
+        }
+    }
+}
+
+const fn default_shards() -> u16 {
+    2
+}
+
+const fn default_catalog_poll() -> Duration {
+    Duration::from_secs(60)
+}
+
+const fn default_resync_after() -> Duration {
+    Duration::from_secs(120)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_file_is_a_configuration() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/config/site-server.toml"
+        );
+        let config: Config = muster_runtime::config::load(path).unwrap();
+        assert_eq!(config.site_code.as_str(), "P01");
+        assert_eq!(
+            config.client_settings.scan_jitter,
+            ClientSettings::default().scan_jitter
+        );
+    }
+}

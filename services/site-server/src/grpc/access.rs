@@ -1,0 +1,159 @@
+//! Who may call what at a site server. Everything that is not here is denied.
+
+use muster_runtime::Role;
+use muster_runtime::auth::{Caller, Table};
+
+const ADMINISTRATOR: &[Caller] = &[Caller::Role(Role::Administrator)];
+const MANAGEMENT_POINT: &[Caller] = &[Caller::Role(Role::ManagementPoint)];
+
+/// One row per method.
+pub(crate) const TABLE: Table = &[
+    (
+        "/muster.client.v1.ClientGatewayService/EnrolClient",
+        MANAGEMENT_POINT,
+    ),
+    (
+        "/muster.client.v1.ClientGatewayService/RegisterClient",
+        MANAGEMENT_POINT,
+    ),
+    (
+        "/muster.client.v1.ClientGatewayService/GetClientLocations",
+        MANAGEMENT_POINT,
+    ),
+    (
+        "/muster.client.v1.ClientGatewayService/GetClientPolicy",
+        MANAGEMENT_POINT,
+    ),
+    ("/muster.client.v1.ClientService/ListClients", ADMINISTRATOR),
+    ("/muster.client.v1.ClientService/GetClient", ADMINISTRATOR),
+    (
+        "/muster.client.v1.ClientService/DeleteClient",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.client.v1.ClientService/CreateEnrolmentTokens",
+        ADMINISTRATOR,
+    ),
+    ("/muster.catalog.v1.SyncService/StartSync", ADMINISTRATOR),
+    ("/muster.catalog.v1.SyncService/WatchSync", ADMINISTRATOR),
+    ("/muster.catalog.v1.SyncService/ListSyncs", ADMINISTRATOR),
+    (
+        "/muster.catalog.v1.UpdateService/ListUpdates",
+        ADMINISTRATOR,
+    ),
+    ("/muster.catalog.v1.UpdateService/GetUpdate", ADMINISTRATOR),
+    (
+        "/muster.catalog.v1.UpdateService/CreateUpdateList",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.catalog.v1.UpdateService/ListUpdateLists",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.catalog.v1.UpdateService/GetUpdateList",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.catalog.v1.UpdateService/DeleteUpdateList",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.collection.v1.CollectionService/CreateCollection",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.collection.v1.CollectionService/ListCollections",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.collection.v1.CollectionService/GetCollection",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.collection.v1.CollectionService/DeleteCollection",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.collection.v1.CollectionService/ChangeMembers",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.content.v1.PackageService/CreatePackage",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.content.v1.PackageService/ListPackages",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.content.v1.PackageService/GetPackage",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.content.v1.PackageService/DeletePackage",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.deployment.v1.DeploymentService/CreateDeployment",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.deployment.v1.DeploymentService/ListDeployments",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.deployment.v1.DeploymentService/GetDeployment",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.deployment.v1.DeploymentService/DeleteDeployment",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.deployment.v1.DeploymentService/WatchDeployment",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.report.v1.ReportService/GetCompliance",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.report.v1.ReportService/GetEnforcement",
+        ADMINISTRATOR,
+    ),
+    ("/muster.report.v1.ReportService/ListErrors", ADMINISTRATOR),
+    (
+        "/muster.report.v1.ReportService/GetClientReport",
+        ADMINISTRATOR,
+    ),
+    ("/muster.site.v1.SiteService/ListSites", ADMINISTRATOR),
+    ("/muster.site.v1.SiteService/GetSite", ADMINISTRATOR),
+    ("/muster.state.v1.BacklogService/GetBacklog", ADMINISTRATOR),
+    (
+        "/muster.state.v1.BacklogService/ListQuarantined",
+        ADMINISTRATOR,
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_of_a_site_server_has_a_row() {
+        let services = [
+            "muster.client.v1.ClientGatewayService",
+            "muster.client.v1.ClientService",
+            "muster.catalog.v1.SyncService",
+            "muster.catalog.v1.UpdateService",
+            "muster.collection.v1.CollectionService",
+            "muster.content.v1.PackageService",
+            "muster.deployment.v1.DeploymentService",
+            "muster.report.v1.ReportService",
+            "muster.site.v1.SiteService",
+            "muster.state.v1.BacklogService",
+        ];
+        muster_runtime::auth::assert_covers(TABLE, muster_proto::DESCRIPTORS, &services);
+    }
+}

@@ -1,0 +1,71 @@
+//! `muster.client.v1.ClientGatewayService`: what management points ask on behalf of clients. They
+//! have checked the client's certificate.
+
+use std::sync::Arc;
+
+use muster_domain::ClientId;
+use muster_proto::client as pb;
+use muster_proto::client::client_gateway_service_server::ClientGatewayService;
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::app::{Error, Site, enrol_client, get_policy, register_client};
+
+/// The door.
+#[derive(Debug)]
+pub(crate) struct Door(pub(crate) Arc<Site>);
+
+fn client_id(bytes: &[u8]) -> Result<ClientId, Status> {
+    ClientId::from_slice(bytes).map_err(|error| status(error.into()))
+}
+
+fn part<T>(part: Option<&T>) -> Result<&T, Status> {
+    part.ok_or_else(|| status(Error::invalid("INVALID_FIELD", "request is missing")))
+}
+
+#[tonic::async_trait]
+impl ClientGatewayService for Door {
+    async fn enrol_client(
+        &self,
+        request: Request<pb::EnrolClientRequest>,
+    ) -> Result<Response<pb::EnrolClientResponse>, Status> {
+        let request = part(request.get_ref().request.as_ref())?;
+        let response = enrol_client::enrol_client(&self.0, request)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(pb::EnrolClientResponse {
+            response: Some(response),
+        }))
+    }
+
+    async fn register_client(
+        &self,
+        request: Request<pb::RegisterClientRequest>,
+    ) -> Result<Response<pb::RegisterClientResponse>, Status> {
+        let client_id = client_id(&request.get_ref().client_id)?;
+        let request = part(request.get_ref().request.as_ref())?;
+        let response = register_client::register_client(&self.0, client_id, request).await;
+        let response = Some(response.map_err(status)?);
+        Ok(Response::new(pb::RegisterClientResponse { response }))
+    }
+
+    async fn get_client_locations(
+        &self,
+        request: Request<pb::GetClientLocationsRequest>,
+    ) -> Result<Response<pb::GetClientLocationsResponse>, Status> {
+        let client_id = client_id(&request.get_ref().client_id)?;
+        let locations = register_client::get_locations(&self.0, client_id).await;
+        let locations = Some(locations.map_err(status)?);
+        Ok(Response::new(pb::GetClientLocationsResponse { locations }))
+    }
+
+    async fn get_client_policy(
+        &self,
+        request: Request<pb::GetClientPolicyRequest>,
+    ) -> Result<Response<pb::GetClientPolicyResponse>, Status> {
+        let request = request.get_ref();
+        let client_id = client_id(&request.client_id)?;
+        let policy = get_policy::get_policy(&self.0, client_id, &request.known_version).await;
+        Ok(Response::new(policy.map_err(status)?))
+    }
+}

@@ -1,0 +1,49 @@
+//! `muster.report.v1.ReportService`
+
+use std::sync::Arc;
+
+use muster_proto::report as pb;
+use muster_proto::report::report_service_server::ReportService;
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::app::{Site, read_reports};
+
+/// The door.
+#[derive(Debug)]
+pub(crate) struct Door(pub(crate) Arc<Site>);
+
+#[tonic::async_trait]
+impl ReportService for Door {
+    async fn get_compliance(
+        &self,
+        request: Request<pb::GetComplianceRequest>,
+    ) -> Result<Response<pb::GetComplianceResponse>, Status> {
+        let response = read_reports::get_compliance(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn get_enforcement(
+        &self,
+        request: Request<pb::GetEnforcementRequest>,
+    ) -> Result<Response<pb::GetEnforcementResponse>, Status> {
+        let response = read_reports::get_enforcement(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn list_errors(
+        &self,
+        request: Request<pb::ListErrorsRequest>,
+    ) -> Result<Response<pb::ListErrorsResponse>, Status> {
+        let response = read_reports::list_errors(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn get_client_report(
+        &self,
+        request: Request<pb::GetClientReportRequest>,
+    ) -> Result<Response<pb::GetClientReportResponse>, Status> {
+        let response = read_reports::get_client_report(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+}

@@ -1,0 +1,134 @@
+//! `collections`, `collection_members`. "All systems" has no rows of members: everybody is in it.
+
+use deadpool_postgres::GenericClient;
+use muster_domain::ids::CollectionId;
+use muster_proto::collection as pb;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{execute, id, number, query, query_one, query_opt, time};
+use crate::app::Error;
+use crate::domain::page::Page;
+
+/// The number of "All systems".
+pub(crate) const ALL_SYSTEMS: i32 = 1;
+
+/// A collection as use cases need it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) collection_no: i32,
+    pub(crate) name: String,
+    pub(crate) built_in: bool,
+}
+
+pub(crate) async fn add(
+    db: &impl GenericClient,
+    name: &str,
+    description: &str,
+) -> Result<i32, Error> {
+    const SQL: &str = "
+        INSERT INTO collections (collection_id, name, description) VALUES ($1, $2, $3)
+        RETURNING collection_no";
+    let id = CollectionId::generate().0;
+    Ok(query_one(db, SQL, &[&id, &name, &description])
+        .await?
+        .get(0))
+}
+
+/// By name, or by id as text.
+pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<Known>, Error> {
+    const SQL: &str = "
+        SELECT collection_no, name, built_in FROM collections
+        WHERE lower(name) = lower($1) OR collection_id = $2";
+    let id: Option<Uuid> = name.parse().ok();
+    Ok(query_opt(db, SQL, &[&name, &id]).await?.map(|row| Known {
+        collection_no: row.get("collection_no"),
+        name: row.get("name"),
+        built_in: row.get("built_in"),
+    }))
+}
+
+/// The numbers of collections with these ids; shorter than `ids` when one does not exist.
+pub(crate) async fn numbers_of(
+    db: &impl GenericClient,
+    ids: &[Uuid],
+) -> Result<Vec<(i32, bool)>, Error> {
+    const SQL: &str = "
+        SELECT collection_no, built_in FROM collections WHERE collection_id = ANY ($1)";
+    let rows = query(db, SQL, &[&ids]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+pub(crate) async fn change_members(
+    db: &impl GenericClient,
+    collection_no: i32,
+    add: &[i32],
+    remove: &[i32],
+) -> Result<u64, Error> {
+    const ADD: &str = "
+        INSERT INTO collection_members (collection_no, client_no)
+        SELECT $1, unnest($2::int4[]) ON CONFLICT DO NOTHING";
+    const REMOVE: &str = "
+        DELETE FROM collection_members WHERE collection_no = $1 AND client_no = ANY ($2)";
+    let added = execute(db, ADD, &[&collection_no, &add]).await?;
+    let removed = execute(db, REMOVE, &[&collection_no, &remove]).await?;
+    Ok(added + removed)
+}
+
+pub(crate) async fn is_deployed_to(
+    db: &impl GenericClient,
+    collection_no: i32,
+) -> Result<bool, Error> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM deployments WHERE collection_no = $1)";
+    Ok(query_one(db, SQL, &[&collection_no]).await?.get(0))
+}
+
+pub(crate) async fn delete(db: &impl GenericClient, collection_no: i32) -> Result<(), Error> {
+    const SQL: &str = "DELETE FROM collections WHERE collection_no = $1";
+    execute(db, SQL, &[&collection_no]).await?;
+    Ok(())
+}
+
+const COLUMNS: &str = "
+    SELECT c.collection_no, c.collection_id, c.name, c.description, c.created_at, c.built_in,
+           (CASE WHEN c.built_in
+            THEN (SELECT count(*) FROM clients WHERE deleted_at IS NULL)
+            ELSE (SELECT count(*) FROM collection_members m
+                  WHERE m.collection_no = c.collection_no)
+            END)::int4 AS members
+    FROM collections c ";
+
+fn collection(row: &Row) -> pb::Collection {
+    pb::Collection {
+        collection_id: id(row, "collection_id"),
+        name: row.get("name"),
+        description: row.get("description"),
+        created_at: time(row, "created_at"),
+        member_count: number(row, "members"),
+        built_in: row.get("built_in"),
+    }
+}
+
+pub(crate) async fn show(
+    db: &impl GenericClient,
+    collection_no: i32,
+) -> Result<pb::Collection, Error> {
+    static SQL: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| [COLUMNS, "WHERE c.collection_no = $1"].concat());
+    Ok(collection(&query_one(db, &SQL, &[&collection_no]).await?))
+}
+
+pub(crate) async fn list(
+    db: &impl GenericClient,
+    page: Page,
+) -> Result<Vec<pb::Collection>, Error> {
+    static SQL: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        [
+            COLUMNS,
+            "ORDER BY NOT c.built_in, c.name LIMIT $1 OFFSET $2",
+        ]
+        .concat()
+    });
+    let rows = query(db, &SQL, &[&page.probe(), &page.offset]).await?;
+    Ok(rows.iter().map(collection).collect())
+}

@@ -1,0 +1,332 @@
+//! What people ask: compliance, enforcement, errors, one client. Read straight into the messages.
+
+use deadpool_postgres::GenericClient;
+use muster_domain::error_code;
+use muster_proto::report as pb;
+use tokio_postgres::Row;
+
+use super::collections::ALL_SYSTEMS;
+use super::{id, number, query, query_opt, time};
+use crate::app::Error;
+use crate::domain::page::Page;
+
+/// Most updates that one compliance report lists.
+const MAX_UPDATES: i64 = 5_000;
+
+/// Numbers of the updates that some client of the collection requires, most required first.
+pub(crate) async fn required_in(
+    db: &impl GenericClient,
+    collection_no: i32,
+) -> Result<Vec<i32>, Error> {
+    const SQL: &str = "
+        SELECT update_no FROM (
+            SELECT unnest(cc.required) AS update_no FROM client_compliance cc
+            WHERE $1 = $2 OR EXISTS (SELECT FROM collection_members m
+                  WHERE m.collection_no = $1 AND m.client_no = cc.client_no)) AS all_required
+        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT $3";
+    let rows = query(db, SQL, &[&collection_no, &ALL_SYSTEMS, &MAX_UPDATES]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Compliance of some updates over a collection: overall, and per update.
+pub(crate) async fn compliance(
+    db: &impl GenericClient,
+    collection_no: i32,
+    updates: &[i32],
+) -> Result<pb::GetComplianceResponse, Error> {
+    // A client whose catalog is older than one of the updates has no data for it.
+    const OVERALL: &str = "
+        WITH members AS (
+            SELECT c.client_no FROM clients c
+            WHERE c.deleted_at IS NULL
+              AND ($1 = $2 OR EXISTS (SELECT FROM collection_members m
+                   WHERE m.collection_no = $1 AND m.client_no = c.client_no))),
+        newest AS (
+            SELECT COALESCE(max(first_generation), 0) AS generation FROM updates
+            WHERE update_no = ANY ($3))
+        SELECT count(*)::int4 AS clients,
+               (count(*) FILTER (WHERE cc.required && $3))::int4 AS non_compliant,
+               (count(*) FILTER (WHERE cc.client_no IS NULL OR (NOT cc.required && $3
+                    AND (cc.unknown && $3 OR cc.catalog_generation < newest.generation))))::int4
+                    AS unknown
+        FROM newest, members LEFT JOIN client_compliance cc USING (client_no)";
+    const PER_UPDATE: &str = "
+        WITH members AS (
+            SELECT cc.* FROM client_compliance cc
+            WHERE $1 = $2 OR EXISTS (SELECT FROM collection_members m
+                  WHERE m.collection_no = $1 AND m.client_no = cc.client_no)),
+        wanted AS (SELECT * FROM updates WHERE update_no = ANY ($3)),
+        told AS (
+            SELECT update_no, (count(*) FILTER (WHERE state = 3))::int4 AS installed,
+                   (count(*) FILTER (WHERE state = 2))::int4 AS required,
+                   (count(*) FILTER (WHERE state = 0))::int4 AS unknown
+            FROM (SELECT unnest(installed) AS update_no, 3 AS state FROM members
+                  UNION ALL SELECT unnest(required), 2 FROM members
+                  UNION ALL SELECT unnest(unknown), 0 FROM members) AS states
+            WHERE update_no IN (SELECT update_no FROM wanted) GROUP BY 1),
+        generations AS (
+            SELECT catalog_generation, count(*)::int4 AS clients FROM members GROUP BY 1)
+        SELECT w.update_no, w.update_id, w.title, w.classification,
+               COALESCE(t.installed, 0) AS installed, COALESCE(t.required, 0) AS required,
+               COALESCE(t.unknown, 0) AS unknown,
+               (SELECT COALESCE(sum(g.clients), 0)::int4 FROM generations g
+                WHERE g.catalog_generation >= w.first_generation) AS informed
+        FROM wanted w LEFT JOIN told t USING (update_no)
+        ORDER BY required DESC, w.update_no LIMIT $4";
+    let row = super::query_one(db, OVERALL, &[&collection_no, &ALL_SYSTEMS, &updates]).await?;
+    let clients = number(&row, "clients");
+    let (non_compliant, unknown) = (number(&row, "non_compliant"), number(&row, "unknown"));
+    let update = |row: &Row| {
+        let (installed, required) = (number(row, "installed"), number(row, "required"));
+        let informed = number(row, "informed");
+        let not_required = informed.saturating_sub(installed + required + number(row, "unknown"));
+        pb::UpdateCompliance {
+            update_no: number(row, "update_no"),
+            update_id: row.get("update_id"),
+            title: row.get("title"),
+            classification: row.get::<_, i16>("classification").into(),
+            installed,
+            required,
+            not_required,
+            unknown: clients.saturating_sub(installed + required + not_required),
+        }
+    };
+    let params: super::Params<'_> = &[&collection_no, &ALL_SYSTEMS, &updates, &MAX_UPDATES];
+    Ok(pb::GetComplianceResponse {
+        clients,
+        compliant: clients.saturating_sub(non_compliant + unknown),
+        non_compliant,
+        unknown,
+        updates: query(db, PER_UPDATE, params)
+            .await?
+            .iter()
+            .map(update)
+            .collect(),
+    })
+}
+
+/// Clients of a deployment's collection by state of topic 301.
+pub(crate) async fn enforcement_counts(
+    db: &impl GenericClient,
+    deployment_no: i32,
+) -> Result<Vec<pb::StateCount>, Error> {
+    const SQL: &str = "
+        SELECT COALESCE(s.enforcement, 0::int2) AS state, count(*)::int4 AS clients
+        FROM deployments d
+        JOIN clients c ON c.deleted_at IS NULL
+         AND (d.collection_no = $2 OR EXISTS (SELECT FROM collection_members m
+              WHERE m.collection_no = d.collection_no AND m.client_no = c.client_no))
+        LEFT JOIN deployment_states s
+          ON s.client_no = c.client_no AND s.deployment_no = d.deployment_no
+        WHERE d.deployment_no = $1 GROUP BY 1 ORDER BY 1";
+    let count = |row: &Row| pb::StateCount {
+        state: row.get::<_, i16>("state").into(),
+        clients: number(row, "clients"),
+    };
+    Ok(query(db, SQL, &[&deployment_no, &ALL_SYSTEMS])
+        .await?
+        .iter()
+        .map(count)
+        .collect())
+}
+
+/// The clients behind the counts, by host name, without their updates. The numbers of the clients
+/// come along.
+pub(crate) async fn enforcement_clients(
+    db: &impl GenericClient,
+    deployment_no: i32,
+    state: Option<i16>,
+    page: Page,
+) -> Result<Vec<(i32, pb::ClientEnforcement)>, Error> {
+    const SQL: &str = "
+        SELECT c.client_no, c.client_id, c.host_name, COALESCE(s.enforcement, 0::int2) AS state,
+               COALESCE(s.error_code, 0) AS error_code, COALESCE(s.detail, '') AS detail,
+               s.changed_at
+        FROM deployments d
+        JOIN clients c ON c.deleted_at IS NULL
+         AND (d.collection_no = $2 OR EXISTS (SELECT FROM collection_members m
+              WHERE m.collection_no = d.collection_no AND m.client_no = c.client_no))
+        LEFT JOIN deployment_states s
+          ON s.client_no = c.client_no AND s.deployment_no = d.deployment_no
+        WHERE d.deployment_no = $1
+          AND ($3::int2 IS NULL OR COALESCE(s.enforcement, 0::int2) = $3)
+        ORDER BY c.host_name, c.client_no LIMIT $4 OFFSET $5";
+    let client = |row: &Row| {
+        let client = pb::ClientEnforcement {
+            client_id: id(row, "client_id"),
+            host_name: row.get("host_name"),
+            state: row.get::<_, i16>("state").into(),
+            error_code: row.get("error_code"),
+            detail: row.get("detail"),
+            changed_at: time(row, "changed_at"),
+            updates: Vec::new(),
+        };
+        (row.get("client_no"), client)
+    };
+    let params: super::Params<'_> = &[
+        &deployment_no,
+        &ALL_SYSTEMS,
+        &state,
+        &page.probe(),
+        &page.offset,
+    ];
+    Ok(query(db, SQL, params).await?.iter().map(client).collect())
+}
+
+/// What these clients said of the updates of a deployment.
+pub(crate) async fn enforcement_updates(
+    db: &impl GenericClient,
+    deployment_no: i32,
+    clients: &[i32],
+) -> Result<Vec<(i32, pb::UpdateState)>, Error> {
+    const SQL: &str = "
+        SELECT s.client_no, s.update_no, u.update_id, u.title, s.state, s.error_code, s.detail,
+               s.changed_at, d.name AS deployment,
+               (CASE WHEN s.update_no = ANY (cc.installed) THEN 3
+                     WHEN s.update_no = ANY (cc.required) THEN 2
+                     WHEN cc.client_no IS NULL OR s.update_no = ANY (cc.unknown)
+                       OR cc.catalog_generation < u.first_generation THEN 0
+                     ELSE 1 END)::int2 AS compliance
+        FROM update_enforcement_states s
+        JOIN deployments d USING (deployment_no)
+        JOIN updates u USING (update_no)
+        LEFT JOIN client_compliance cc USING (client_no)
+        WHERE s.deployment_no = $1 AND s.client_no = ANY ($2)
+        ORDER BY s.client_no, u.update_id";
+    let state = |row: &Row| (row.get("client_no"), update_state(row));
+    Ok(query(db, SQL, &[&deployment_no, &clients])
+        .await?
+        .iter()
+        .map(state)
+        .collect())
+}
+
+fn update_state(row: &Row) -> pb::UpdateState {
+    pb::UpdateState {
+        update_no: number(row, "update_no"),
+        update_id: row.get("update_id"),
+        title: row.get("title"),
+        compliance: row.get::<_, i16>("compliance").into(),
+        enforcement: row.get::<_, i16>("state").into(),
+        error_code: row.get("error_code"),
+        detail: row.get("detail"),
+        changed_at: time(row, "changed_at"),
+        deployment: row.get("deployment"),
+    }
+}
+
+/// Errors of one deployment or of all, most clients first.
+pub(crate) async fn errors(
+    db: &impl GenericClient,
+    deployment_no: Option<i32>,
+) -> Result<Vec<pb::ErrorCount>, Error> {
+    const SQL: &str = "
+        SELECT error_code, count(DISTINCT client_no)::int4 AS clients,
+               count(DISTINCT update_no)::int4 AS updates, max(detail) AS detail
+        FROM (SELECT error_code, client_no, update_no, detail, deployment_no
+              FROM update_enforcement_states
+              UNION ALL
+              SELECT error_code, client_no, NULL, detail, deployment_no
+              FROM deployment_states) AS states
+        WHERE error_code <> 0 AND ($1::int4 IS NULL OR deployment_no = $1)
+        GROUP BY error_code ORDER BY clients DESC, updates DESC, error_code LIMIT 1000";
+    let count = |row: &Row| {
+        let error_code: i32 = row.get("error_code");
+        pb::ErrorCount {
+            error_code,
+            meaning: error_code::meaning(error_code)
+                .unwrap_or("not one of ours")
+                .to_owned(),
+            example_detail: row.get("detail"),
+            clients: number(row, "clients"),
+            updates: number(row, "updates"),
+        }
+    };
+    Ok(query(db, SQL, &[&deployment_no])
+        .await?
+        .iter()
+        .map(count)
+        .collect())
+}
+
+/// All that is known of one client.
+pub(crate) async fn client(
+    db: &impl GenericClient,
+    client_no: i32,
+) -> Result<Option<pb::GetClientReportResponse>, Error> {
+    const CLIENT: &str = "
+        SELECT c.client_id, c.host_name, COALESCE(n.state, 0::int2) AS scan_state,
+               n.last_scanned_at, COALESCE(r.pending, false) AS restart_pending,
+               COALESCE(cardinality(k.installed), 0) AS installed,
+               COALESCE(cardinality(k.required), 0) AS required,
+               COALESCE(cardinality(k.unknown), 0) AS unknown
+        FROM clients c LEFT JOIN client_compliance k USING (client_no)
+        LEFT JOIN scan_states n USING (client_no) LEFT JOIN restart_states r USING (client_no)
+        WHERE c.client_no = $1 AND c.deleted_at IS NULL";
+    const UPDATES: &str = "
+        WITH listed AS (
+            SELECT unnest(required) AS update_no, 2::int2 AS compliance FROM client_compliance
+            WHERE client_no = $1
+            UNION ALL
+            SELECT unnest(unknown), 0::int2 FROM client_compliance WHERE client_no = $1)
+        SELECT update_no, COALESCE(u.update_id, '') AS update_id, COALESCE(u.title, '') AS title,
+               COALESCE(l.compliance,
+                   (CASE WHEN update_no = ANY (k.installed) THEN 3
+                         WHEN k.catalog_generation >= u.first_generation THEN 1
+                         ELSE 0 END)::int2) AS compliance,
+               COALESCE(s.state, 0::int2) AS state, COALESCE(s.error_code, 0) AS error_code,
+               COALESCE(s.detail, '') AS detail, s.changed_at,
+               COALESCE(d.name, '') AS deployment
+        FROM listed l
+        FULL JOIN (SELECT * FROM update_enforcement_states WHERE client_no = $1) AS s
+            USING (update_no)
+        LEFT JOIN updates u USING (update_no)
+        LEFT JOIN deployments d ON d.deployment_no = s.deployment_no
+        LEFT JOIN client_compliance k ON k.client_no = $1
+        ORDER BY update_no, deployment LIMIT 10000";
+    const DEPLOYMENTS: &str = "
+        SELECT d.name, COALESCE(s.enforcement, 0::int2) AS enforcement,
+               COALESCE(s.evaluation, 0::int2) AS evaluation,
+               COALESCE(s.compliance, 0::int2) AS compliance,
+               COALESCE(s.error_code, 0) AS error_code, COALESCE(s.detail, '') AS detail,
+               s.changed_at
+        FROM deployments d
+        LEFT JOIN deployment_states s
+          ON s.deployment_no = d.deployment_no AND s.client_no = $1
+        WHERE d.collection_no = $2 OR s.client_no IS NOT NULL
+           OR EXISTS (SELECT FROM collection_members m
+                      WHERE m.collection_no = d.collection_no AND m.client_no = $1)
+        ORDER BY d.name";
+    let Some(row) = query_opt(db, CLIENT, &[&client_no]).await? else {
+        return Ok(None);
+    };
+    let deployment = |row: &Row| pb::ClientDeployment {
+        deployment: row.get("name"),
+        enforcement: row.get::<_, i16>("enforcement").into(),
+        evaluation: row.get::<_, i16>("evaluation").into(),
+        compliance: row.get::<_, i16>("compliance").into(),
+        error_code: row.get("error_code"),
+        detail: row.get("detail"),
+        changed_at: time(row, "changed_at"),
+    };
+    Ok(Some(pb::GetClientReportResponse {
+        client_id: id(&row, "client_id"),
+        host_name: row.get("host_name"),
+        scan_state: row.get::<_, i16>("scan_state").into(),
+        last_scanned_at: time(&row, "last_scanned_at"),
+        restart_pending: row.get("restart_pending"),
+        installed: number(&row, "installed"),
+        required: number(&row, "required"),
+        unknown: number(&row, "unknown"),
+        updates: query(db, UPDATES, &[&client_no])
+            .await?
+            .iter()
+            .map(update_state)
+            .collect(),
+        deployments: query(db, DEPLOYMENTS, &[&client_no, &ALL_SYSTEMS])
+            .await?
+            .iter()
+            .map(deployment)
+            .collect(),
+    }))
+}

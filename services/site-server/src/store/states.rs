@@ -1,0 +1,328 @@
+//! The newest state per client and topic. Every statement keeps a value only when its
+//! (epoch, serial) is higher than what the row holds (reliability.md D7), so that reports may
+//! come twice, late and in any order.
+
+use std::collections::BTreeMap;
+
+use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::execute;
+use crate::app::Error;
+use crate::domain::report::{
+    DeploymentState, Enforcement, Health, Inventory, RestartState, ScanState,
+};
+
+/// What one batch says, the newest value of each key only.
+#[derive(Debug, Default)]
+pub(crate) struct Fresh {
+    /// By client.
+    pub(crate) clients: BTreeMap<i32, Client>,
+}
+
+/// What one client says in one batch, all in one epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    pub(crate) epoch: i32,
+    /// Everything up to this serial was replaced by a FULL report.
+    pub(crate) replaced_to: Option<i64>,
+    pub(crate) enforcements: BTreeMap<(Uuid, i32), Enforcement>,
+    pub(crate) deployments: BTreeMap<Uuid, DeploymentState>,
+    pub(crate) scan: Option<ScanState>,
+    pub(crate) restart: Option<RestartState>,
+    pub(crate) inventory: Option<Inventory>,
+    pub(crate) health: Option<Health>,
+}
+
+impl Fresh {
+    fn rows<'a, T: 'a>(
+        &'a self,
+        pick: impl Fn(&'a Client) -> Option<&'a T>,
+    ) -> Vec<(i32, i32, &'a T)> {
+        let row = |(no, client): (&i32, &'a Client)| Some((*no, client.epoch, pick(client)?));
+        self.clients.iter().filter_map(row).collect()
+    }
+}
+
+/// Writes all of it, in the order of the tables.
+pub(crate) async fn keep_newest(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    replace(db, fresh).await?;
+    keep_enforcements(db, fresh).await?;
+    keep_deployments(db, fresh).await?;
+    keep_scans(db, fresh).await?;
+    keep_restarts(db, fresh).await?;
+    keep_inventories(db, fresh).await?;
+    keep_health(db, fresh).await
+}
+
+/// Removes what a FULL report replaces; what it still says is written afterwards.
+async fn replace(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    const TABLES: [&str; 2] = [
+        "DELETE FROM update_enforcement_states AS held
+         USING unnest($1::int4[], $2::int4[], $3::int8[]) AS r (client_no, epoch, serial)
+         WHERE held.client_no = r.client_no
+           AND (held.epoch, held.serial) <= (r.epoch, r.serial)",
+        "DELETE FROM deployment_states AS held
+         USING unnest($1::int4[], $2::int4[], $3::int8[]) AS r (client_no, epoch, serial)
+         WHERE held.client_no = r.client_no
+           AND (held.epoch, held.serial) <= (r.epoch, r.serial)",
+    ];
+    let rows = fresh.rows(|client| client.replaced_to.as_ref());
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (no, epoch, serial) = columns(&rows, |serial| **serial);
+    for sql in TABLES {
+        execute(db, sql, &[&no, &epoch, &serial]).await?;
+    }
+    Ok(())
+}
+
+fn columns<'a, T>(
+    rows: &[(i32, i32, &'a T)],
+    serial: impl Fn(&&'a T) -> i64,
+) -> (Vec<i32>, Vec<i32>, Vec<i64>) {
+    (
+        rows.iter().map(|(no, _, _)| *no).collect(),
+        rows.iter().map(|(_, epoch, _)| *epoch).collect(),
+        rows.iter().map(|(_, _, row)| serial(row)).collect(),
+    )
+}
+
+fn column<'a, T, C>(rows: &[(i32, i32, &'a T)], pick: impl Fn(&'a T) -> C) -> Vec<C> {
+    rows.iter().map(|(_, _, row)| pick(row)).collect()
+}
+
+async fn keep_enforcements(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    // A deployment that was deleted meanwhile has no row to join: its states go with it.
+    const SQL: &str = "
+        INSERT INTO update_enforcement_states AS held
+            (client_no, deployment_no, update_no, state, error_code, detail, epoch, serial,
+             changed_at)
+        SELECT fresh.client_no, d.deployment_no, fresh.update_no, fresh.state, fresh.error_code,
+               fresh.detail, fresh.epoch, fresh.serial, fresh.changed_at
+        FROM unnest($1::int4[], $2::uuid[], $3::int4[], $4::int2[], $5::int4[], $6::text[],
+                    $7::int4[], $8::int8[], $9::timestamptz[]) AS fresh
+            (client_no, deployment_id, update_no, state, error_code, detail, epoch, serial,
+             changed_at)
+        JOIN deployments d USING (deployment_id)
+        ON CONFLICT (client_no, deployment_no, update_no) DO UPDATE SET
+            (state, error_code, detail, epoch, serial, changed_at) =
+            (excluded.state, excluded.error_code, excluded.detail, excluded.epoch,
+             excluded.serial, excluded.changed_at)
+        WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
+    let rows: Vec<(i32, i32, &Enforcement)> = fresh
+        .clients
+        .iter()
+        .flat_map(|(no, client)| {
+            client
+                .enforcements
+                .values()
+                .map(|state| (*no, client.epoch, state))
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (no, epoch, serial) = columns(&rows, |row| row.serial);
+    let deployment: Vec<Uuid> = column(&rows, |row| row.deployment_id.0);
+    let update_no: Vec<i32> = column(&rows, |row| row.update_no);
+    let state: Vec<i16> = column(&rows, |row| row.state.id().into());
+    let error_code: Vec<i32> = column(&rows, |row| row.error_code);
+    let detail: Vec<&str> = column(&rows, |row| row.detail.as_str());
+    let changed_at: Vec<Timestamp> = column(&rows, |row| row.changed_at);
+    let params: super::Params<'_> = &[
+        &no,
+        &deployment,
+        &update_no,
+        &state,
+        &error_code,
+        &detail,
+        &epoch,
+        &serial,
+        &changed_at,
+    ];
+    execute(db, SQL, params).await?;
+    Ok(())
+}
+
+async fn keep_deployments(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO deployment_states AS held
+            (client_no, deployment_no, compliance, enforcement, evaluation, error_code, detail,
+             epoch, serial, changed_at)
+        SELECT fresh.client_no, d.deployment_no, fresh.compliance, fresh.enforcement,
+               fresh.evaluation, fresh.error_code, fresh.detail, fresh.epoch, fresh.serial,
+               fresh.changed_at
+        FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int2[], $5::int2[], $6::int4[],
+                    $7::text[], $8::int4[], $9::int8[], $10::timestamptz[]) AS fresh
+            (client_no, deployment_id, compliance, enforcement, evaluation, error_code, detail,
+             epoch, serial, changed_at)
+        JOIN deployments d USING (deployment_id)
+        ON CONFLICT (client_no, deployment_no) DO UPDATE SET
+            (compliance, enforcement, evaluation, error_code, detail, epoch, serial, changed_at) =
+            (excluded.compliance, excluded.enforcement, excluded.evaluation, excluded.error_code,
+             excluded.detail, excluded.epoch, excluded.serial, excluded.changed_at)
+        WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
+    let rows: Vec<(i32, i32, &DeploymentState)> = fresh
+        .clients
+        .iter()
+        .flat_map(|(no, client)| {
+            client
+                .deployments
+                .values()
+                .map(|state| (*no, client.epoch, state))
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (no, epoch, serial) = columns(&rows, |row| row.serial);
+    let deployment: Vec<Uuid> = column(&rows, |row| row.deployment_id.0);
+    let compliance: Vec<i16> = column(&rows, |row| row.compliance.id().into());
+    let enforcement: Vec<i16> = column(&rows, |row| row.enforcement.id().into());
+    let evaluation: Vec<i16> = column(&rows, |row| row.evaluation.id().into());
+    let error_code: Vec<i32> = column(&rows, |row| row.error_code);
+    let detail: Vec<&str> = column(&rows, |row| row.detail.as_str());
+    let changed_at: Vec<Timestamp> = column(&rows, |row| row.changed_at);
+    let params: super::Params<'_> = &[
+        &no,
+        &deployment,
+        &compliance,
+        &enforcement,
+        &evaluation,
+        &error_code,
+        &detail,
+        &epoch,
+        &serial,
+        &changed_at,
+    ];
+    execute(db, SQL, params).await?;
+    Ok(())
+}
+
+async fn keep_scans(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO scan_states AS held
+            (client_no, state, last_scanned_at, error_code, detail, epoch, serial)
+        SELECT * FROM unnest($1::int4[], $2::int2[], $3::timestamptz[], $4::int4[], $5::text[],
+                             $6::int4[], $7::int8[])
+        ON CONFLICT (client_no) DO UPDATE SET
+            (state, last_scanned_at, error_code, detail, epoch, serial) =
+            (excluded.state, COALESCE(excluded.last_scanned_at, held.last_scanned_at),
+             excluded.error_code, excluded.detail, excluded.epoch, excluded.serial)
+        WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
+    let rows = fresh.rows(|client| client.scan.as_ref());
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (no, epoch, serial) = columns(&rows, |row| row.serial);
+    let state: Vec<i16> = column(&rows, |row| row.state.id().into());
+    let scanned_at: Vec<Option<Timestamp>> = column(&rows, |row| row.last_scanned_at);
+    let error_code: Vec<i32> = column(&rows, |row| row.error_code);
+    let detail: Vec<&str> = column(&rows, |row| row.detail.as_str());
+    let params: super::Params<'_> = &[
+        &no,
+        &state,
+        &scanned_at,
+        &error_code,
+        &detail,
+        &epoch,
+        &serial,
+    ];
+    execute(db, SQL, params).await?;
+    Ok(())
+}
+
+async fn keep_restarts(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO restart_states AS held (client_no, pending, reason, epoch, serial)
+        SELECT * FROM unnest($1::int4[], $2::boolean[], $3::text[], $4::int4[], $5::int8[])
+        ON CONFLICT (client_no) DO UPDATE SET (pending, reason, epoch, serial) =
+            (excluded.pending, excluded.reason, excluded.epoch, excluded.serial)
+        WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
+    let rows = fresh.rows(|client| client.restart.as_ref());
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (no, epoch, serial) = columns(&rows, |row| row.serial);
+    let pending: Vec<bool> = column(&rows, |row| row.pending);
+    let reason: Vec<&str> = column(&rows, |row| row.reason.as_str());
+    execute(db, SQL, &[&no, &pending, &reason, &epoch, &serial]).await?;
+    Ok(())
+}
+
+async fn keep_inventories(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    const SQL: &str = "
+        WITH kept AS (
+            INSERT INTO inventories AS held
+                (client_no, kernel, installed_packages, free_disk_bytes, memory_bytes, epoch,
+                 serial)
+            SELECT * FROM unnest($1::int4[], $2::text[], $3::int4[], $4::int8[], $5::int8[],
+                                 $6::int4[], $7::int8[])
+            ON CONFLICT (client_no) DO UPDATE SET
+                (kernel, installed_packages, free_disk_bytes, memory_bytes, epoch, serial) =
+                (excluded.kernel, excluded.installed_packages, excluded.free_disk_bytes,
+                 excluded.memory_bytes, excluded.epoch, excluded.serial)
+            WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)
+            RETURNING client_no)
+        UPDATE clients AS c SET (host_name, os_id, os_version_id, architecture, agent_version) =
+            (f.host_name, f.os_id, f.os_version_id, f.architecture, f.agent_version)
+        FROM unnest($1::int4[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[]) AS f
+            (client_no, host_name, os_id, os_version_id, architecture, agent_version)
+        JOIN kept USING (client_no)
+        WHERE c.client_no = f.client_no
+          AND (c.host_name, c.os_id, c.os_version_id, c.architecture, c.agent_version) <>
+              (f.host_name, f.os_id, f.os_version_id, f.architecture, f.agent_version)";
+    let rows = fresh.rows(|client| client.inventory.as_ref());
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (no, epoch, serial) = columns(&rows, |row| row.serial);
+    let kernel: Vec<&str> = column(&rows, |row| row.kernel.as_str());
+    let packages: Vec<i32> = column(&rows, |row| row.installed_packages);
+    let disk: Vec<i64> = column(&rows, |row| row.free_disk_bytes);
+    let memory: Vec<i64> = column(&rows, |row| row.memory_bytes);
+    let host: Vec<&str> = column(&rows, |row| row.host_name.as_str());
+    let os: Vec<&str> = column(&rows, |row| row.os_id.as_str());
+    let os_version: Vec<&str> = column(&rows, |row| row.os_version.as_str());
+    let architecture: Vec<&str> = column(&rows, |row| row.architecture.as_str());
+    let agent: Vec<&str> = column(&rows, |row| row.agent_version.as_str());
+    let params: super::Params<'_> = &[
+        &no,
+        &kernel,
+        &packages,
+        &disk,
+        &memory,
+        &epoch,
+        &serial,
+        &host,
+        &os,
+        &os_version,
+        &architecture,
+        &agent,
+    ];
+    execute(db, SQL, params).await?;
+    Ok(())
+}
+
+async fn keep_health(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO client_health AS held (client_no, healthy, problems, epoch, serial)
+        VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (client_no) DO UPDATE SET (healthy, problems, epoch, serial) =
+            (excluded.healthy, excluded.problems, excluded.epoch, excluded.serial)
+        WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
+    for (client_no, epoch, health) in fresh.rows(|client| client.health.as_ref()) {
+        let params: super::Params<'_> = &[
+            &client_no,
+            &health.healthy,
+            &health.problems,
+            &epoch,
+            &health.serial,
+        ];
+        execute(db, SQL, params).await?;
+    }
+    Ok(())
+}
