@@ -28,7 +28,7 @@ use crate::app::Point;
 
 /// Time for calls in hand at the end, and then for transfers and tasks.
 const STOP_CALLS: Duration = Duration::from_secs(4);
-const STOP_TASKS: Duration = Duration::from_secs(8);
+const STOP_TASKS: Duration = Duration::from_secs(5);
 
 /// A running distribution point.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl DistributionPoint {
         self.admin_addr
     }
 
-    /// Takes no new work, finishes what is in hand within 12 seconds; clients resume the rest.
+    /// Takes no new work, finishes what is in hand within 9 seconds; clients resume the rest.
     pub async fn stop(self) {
         self.readiness.set(false);
         self.grpc.stop(STOP_CALLS).await;

@@ -28,8 +28,8 @@ use crate::app::{Doorkeeper, Point};
 use crate::tasks::Collector;
 
 /// Time for calls in hand at the end, and then for what they handed over.
-const STOP_CALLS: Duration = Duration::from_secs(7);
-const STOP_TASKS: Duration = Duration::from_secs(6);
+const STOP_CALLS: Duration = Duration::from_secs(5);
+const STOP_TASKS: Duration = Duration::from_secs(4);
 
 /// A running management point.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl ManagementPoint {
         self.admin_addr
     }
 
-    /// Takes no new call, lets the broker confirm what was handed over, within 13 seconds.
+    /// Takes no new call, lets the broker confirm what was handed over, within 9 seconds.
     pub async fn stop(self) {
         self.readiness.set(false);
         self.grpc.stop(STOP_CALLS).await;

@@ -325,11 +325,7 @@ async fn nothing_is_acknowledged_without_the_brokers_confirm(world: &mut World) 
     for _ in 0..CLIENTS {
         let client = ClientId::generate();
         let (mut states, _) = world.services(world.client(client));
-        let (seen, acknowledged, put_off) = (
-            Arc::clone(&seen),
-            Arc::clone(&acknowledged),
-            Arc::clone(&put_off),
-        );
+        let (acknowledged, put_off) = (Arc::clone(&acknowledged), Arc::clone(&put_off));
         tasks.spawn("client", async move {
             for serial in 1..=REPORTS {
                 let report = report(client, serial);
