@@ -1,0 +1,383 @@
+//! Files from distribution points, by their SHA-256. A file is in the cache only after its
+//! size and hash were checked; what arrives in pieces is kept and resumed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::StreamExt;
+use muster_domain::error_code;
+use muster_runtime::tls::ClientTls;
+use reqwest::{StatusCode, header};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Failure};
+
+/// How long a distribution point may say nothing.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How often a transfer that broke off is taken up again at the same distribution point.
+const RESUMES: u32 = 4;
+
+/// The cache of one agent: a private folder of files named by their SHA-256.
+#[derive(Debug)]
+pub struct Content {
+    dir: PathBuf,
+    http: Option<reqwest::Client>,
+}
+
+/// Why one attempt at one distribution point ended.
+enum Broken {
+    /// The connection ended; what arrived is kept.
+    Interrupted(String),
+    /// This distribution point will not give the file.
+    Refused(Failure),
+}
+
+impl Content {
+    /// Opens the cache. Without `tls` nothing can be fetched, only looked up.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or TLS cannot be set up.
+    pub fn open(
+        dir: &Path,
+        tls: Option<&muster_runtime::config::TlsConfig>,
+    ) -> Result<Self, Error> {
+        private_dir(dir)?;
+        let http = match tls {
+            Some(files) => {
+                let mut config = (*ClientTls::new(files)?.current()).clone();
+                // reqwest sets the protocols itself.
+                config.alpn_protocols = Vec::new();
+                let client = reqwest::Client::builder()
+                    .tls_backend_preconfigured(config)
+                    .https_only(true)
+                    .no_proxy()
+                    .redirect(reqwest::redirect::Policy::none())
+                    .connect_timeout(CONNECT)
+                    .read_timeout(SILENCE)
+                    .pool_max_idle_per_host(1)
+                    .build()?;
+                Some(client)
+            }
+            None => None,
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            http,
+        })
+    }
+
+    /// As [`Content::open`] with a ready HTTP client, for tests.
+    #[doc(hidden)]
+    pub fn with_client(dir: &Path, http: reqwest::Client) -> Result<Self, Error> {
+        private_dir(dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            http: Some(http),
+        })
+    }
+
+    /// Where a file is, or will be.
+    #[must_use]
+    pub fn path(&self, sha256: &[u8; 32]) -> PathBuf {
+        self.dir.join(hex::encode(sha256))
+    }
+
+    /// Whether a file is in the cache. Its hash was checked when it got there, and is checked
+    /// again by whoever uses it.
+    #[must_use]
+    pub fn has(&self, sha256: &[u8; 32], size: u64) -> bool {
+        fs::symlink_metadata(self.path(sha256)).is_ok_and(|m| m.is_file() && m.len() == size)
+    }
+
+    /// Brings a file into the cache, from the first distribution point that gives it.
+    ///
+    /// # Errors
+    /// `CONTENT_UNREACHABLE`, `CONTENT_NOT_FOUND`, `CONTENT_MISMATCH` or `DISK_FULL`: the
+    /// failure of the distribution point that came nearest to giving the file.
+    pub async fn fetch(
+        &self,
+        sha256: &[u8; 32],
+        size: u64,
+        points: &[String],
+    ) -> Result<PathBuf, Failure> {
+        if self.has(sha256, size) {
+            return Ok(self.path(sha256));
+        }
+        let mut worst = Failure::new(
+            error_code::CONTENT_UNREACHABLE,
+            "no distribution point is known",
+        );
+        for point in points {
+            match self.fetch_from(point, sha256, size).await {
+                Ok(path) => return Ok(path),
+                Err(failure) => {
+                    tracing::warn!(%point, %failure, "content not fetched");
+                    let nearer = |code| match code {
+                        error_code::CONTENT_UNREACHABLE => 0,
+                        error_code::CONTENT_NOT_FOUND => 1,
+                        _ => 2,
+                    };
+                    if nearer(failure.code) >= nearer(worst.code) {
+                        worst = failure;
+                    }
+                }
+            }
+        }
+        Err(worst)
+    }
+
+    async fn fetch_from(
+        &self,
+        point: &str,
+        sha256: &[u8; 32],
+        size: u64,
+    ) -> Result<PathBuf, Failure> {
+        let mut last = String::new();
+        for _ in 0..=RESUMES {
+            match self.attempt(point, sha256, size).await {
+                Ok(path) => return Ok(path),
+                Err(Broken::Refused(failure)) => return Err(failure),
+                Err(Broken::Interrupted(why)) => last = why,
+            }
+        }
+        Err(Failure::new(
+            error_code::CONTENT_UNREACHABLE,
+            format!("{point}: {last}"),
+        ))
+    }
+
+    async fn attempt(&self, point: &str, sha256: &[u8; 32], size: u64) -> Result<PathBuf, Broken> {
+        let name = hex::encode(sha256);
+        let Some(http) = &self.http else {
+            return Err(Broken::Interrupted("not enrolled".into()));
+        };
+        let partial = self.dir.join(format!("{name}.part"));
+        let (mut file, mut hash, mut have) = resume(&partial, size).map_err(disk)?;
+        let tag = format!("\"{name}\"");
+        let mut request = http.get(format!("{}/content/{name}", point.trim_end_matches('/')));
+        if have > 0 && have < size {
+            request = request
+                .header(header::RANGE, format!("bytes={have}-"))
+                .header(header::IF_RANGE, &tag);
+        }
+        if have < size {
+            let answer = request.send().await.map_err(interrupted)?;
+            match answer.status() {
+                StatusCode::PARTIAL_CONTENT if starts_at(&answer, have) => {}
+                StatusCode::OK => {
+                    (file, hash, have) = restart(&partial).map_err(disk)?;
+                }
+                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                    restart(&partial).map_err(disk)?;
+                    return Err(Broken::Interrupted("another range than asked for".into()));
+                }
+                StatusCode::NOT_FOUND | StatusCode::GONE => {
+                    return Err(Broken::Refused(Failure::new(
+                        error_code::CONTENT_NOT_FOUND,
+                        format!("{point} has no {name}"),
+                    )));
+                }
+                status => return Err(Broken::Interrupted(format!("answered {status}"))),
+            }
+            let mut body = answer.bytes_stream();
+            while let Some(chunk) = body.next().await {
+                let chunk = chunk.map_err(interrupted)?;
+                have += chunk.len() as u64;
+                if have > size {
+                    drop(file);
+                    let _ = fs::remove_file(&partial);
+                    return Err(mismatch(point, &name, &format!("more than {size} bytes")));
+                }
+                hash.update(&chunk);
+                file.write_all(&chunk).map_err(disk)?;
+            }
+            if have < size {
+                return Err(Broken::Interrupted(format!(
+                    "ended after {have} of {size} bytes"
+                )));
+            }
+        }
+        let found: [u8; 32] = hash.finalize().into();
+        if &found != sha256 {
+            drop(file);
+            let _ = fs::remove_file(&partial);
+            let found = hex::encode(found);
+            return Err(mismatch(point, &name, &format!("SHA-256 is {found}")));
+        }
+        file.sync_all().map_err(disk)?;
+        let path = self.path(sha256);
+        fs::rename(&partial, &path).map_err(disk)?;
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(disk)?;
+        Ok(path)
+    }
+
+    /// Removes everything that is not in `keep`.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn prune(&self, keep: &BTreeSet<[u8; 32]>) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.dir).map_err(Error::file(&self.dir))? {
+            let path = entry.map_err(Error::file(&self.dir))?.path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let hash = name.strip_suffix(".part").unwrap_or(name);
+            let mut bytes = [0; 32];
+            let wanted = hex::decode_to_slice(hash, &mut bytes).is_ok() && keep.contains(&bytes);
+            if !wanted && path.is_file() {
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies a cached file to where it is used and checks its size and hash on the way: what is
+/// used is what was checked.
+///
+/// # Errors
+/// `CONTENT_MISMATCH`, or a failure of the disk.
+pub fn copy_verified(from: &Path, to: &Path, sha256: &[u8; 32], size: u64) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::disk("copy a package", &error);
+    let mut source = File::open(from).map_err(failed)?;
+    let mut target = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(to)
+        .map_err(failed)?;
+    let (mut hash, mut total, mut buffer) = (Sha256::new(), 0_u64, vec![0; 256 * 1024]);
+    loop {
+        let read = source.read(&mut buffer).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        total += read as u64;
+        hash.update(&buffer[..read]);
+        target.write_all(&buffer[..read]).map_err(failed)?;
+    }
+    let found: [u8; 32] = hash.finalize().into();
+    if &found != sha256 || total != size {
+        let _ = fs::remove_file(to);
+        let _ = fs::remove_file(from);
+        return Err(Failure::new(
+            error_code::CONTENT_MISMATCH,
+            format!(
+                "cached file {} is not what the policy names",
+                hex::encode(sha256)
+            ),
+        ));
+    }
+    target.sync_all().map_err(failed)
+}
+
+/// Makes a folder that only this user can enter.
+pub(crate) fn private_dir(dir: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::file(dir))
+}
+
+/// Opens what arrived before and hashes it again.
+fn resume(partial: &Path, size: u64) -> io::Result<(File, Sha256, u64)> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(partial)?;
+    if file.metadata()?.len() > size {
+        file.set_len(0)?;
+    }
+    let (mut hash, mut have, mut buffer) = (Sha256::new(), 0, vec![0; 256 * 1024]);
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((file, hash, have));
+        }
+        hash.update(&buffer[..read]);
+        have += read as u64;
+    }
+}
+
+fn restart(partial: &Path) -> io::Result<(File, Sha256, u64)> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(partial)?;
+    Ok((file, Sha256::new(), 0))
+}
+
+fn starts_at(answer: &reqwest::Response, have: u64) -> bool {
+    let range = answer
+        .headers()
+        .get(header::CONTENT_RANGE)
+        .and_then(|value| value.to_str().ok());
+    range
+        .and_then(|range| range.strip_prefix("bytes "))
+        .and_then(|range| range.split('-').next())
+        .is_some_and(|start| start.parse() == Ok(have))
+}
+
+fn mismatch(point: &str, name: &str, found: &str) -> Broken {
+    Broken::Refused(Failure::new(
+        error_code::CONTENT_MISMATCH,
+        format!("{point}: {name} is not what the policy names: {found}"),
+    ))
+}
+
+// By value: for `map_err`.
+#[allow(clippy::needless_pass_by_value)]
+fn interrupted(error: reqwest::Error) -> Broken {
+    Broken::Interrupted(muster_runtime::status::chain(&error))
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn disk(error: io::Error) -> Broken {
+    Broken::Refused(Failure::disk("save content", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cached_file_that_was_altered_is_not_used_and_is_thrown_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let content = Content::open(dir.path(), None).unwrap();
+        let sha256: [u8; 32] = Sha256::digest(b"good").into();
+        fs::write(content.path(&sha256), b"evil").unwrap();
+        assert!(content.has(&sha256, 4), "same size");
+        let target = dir.path().join("target");
+        let failure = copy_verified(&content.path(&sha256), &target, &sha256, 4).unwrap_err();
+        assert_eq!(failure.code, error_code::CONTENT_MISMATCH);
+        assert!(!target.exists() && !content.has(&sha256, 4));
+    }
+
+    #[test]
+    fn the_cache_keeps_what_is_wanted_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let content = Content::open(dir.path(), None).unwrap();
+        let (keep, lose) = ([1; 32], [2; 32]);
+        fs::write(content.path(&keep), b"x").unwrap();
+        fs::write(content.path(&lose), b"x").unwrap();
+        fs::write(dir.path().join(format!("{}.part", hex::encode(lose))), b"x").unwrap();
+        content.prune(&BTreeSet::from([keep])).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(content.has(&keep, 1));
+    }
+}

@@ -1,0 +1,727 @@
+//! Bringing the machine to what is deployed. Each run reads everything afresh: policy, catalog,
+//! machine, cache; so a timer, a new policy and a restart after kill -9 take the same path.
+//! Every step is saved before it begins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use muster_domain::states::{
+    DeploymentCompliance, DeploymentEnforcement, DeploymentEvaluation, Detection,
+    UpdateEnforcement as State,
+};
+use muster_domain::{DeploymentId, UpdateNo, error_code};
+use muster_proto::policy::Policy;
+use muster_proto::state::{DeploymentState, UpdateEnforcementState};
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::agent::Agent;
+use crate::evaluate::Evaluation;
+use crate::plan::{self, Mode, Target};
+use crate::policy::{Deployment, Settings, deployments};
+use crate::provider::{Approved, Job, Outcome};
+use crate::scan::{Trigger, detection_value, detections};
+use crate::store::{Kind, Writer, key_of, meta};
+use crate::{Error, Failure};
+
+/// The longest time between two attempts at an update.
+const MAX_RETRY: Duration = Duration::from_secs(6 * 3600);
+/// How soon the package manager is asked again when somebody else had it.
+const BUSY_RETRY: Duration = Duration::from_secs(60);
+/// The longest a run is watched, whatever its updates ask for.
+const MAX_RUN: Duration = Duration::from_secs(12 * 3600);
+
+/// What a run of [`Agent::enforce`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Enforced {
+    /// Updates that are installed now and were not before.
+    pub installed: BTreeSet<UpdateNo>,
+    /// Updates that failed, and why.
+    pub failed: BTreeMap<UpdateNo, Failure>,
+    /// When there will be something to do next: a deployment becomes available, a deadline
+    /// passes, a failure may be tried again.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// What is written down before the package manager is called: updates and their packages.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Intent(BTreeMap<u32, Vec<String>>);
+
+impl Intent {
+    fn of(job: &Job) -> Self {
+        let packages = |files: &Vec<Approved>| files.iter().map(|f| f.package.clone()).collect();
+        Self(
+            job.updates
+                .iter()
+                .map(|(update, files)| (update.0, packages(files)))
+                .collect(),
+        )
+    }
+}
+
+/// A change of topic 402.
+type Step = (UpdateNo, State, Option<Failure>);
+
+impl Agent {
+    /// Does what is to be done now for the deployments of the policy.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another process of the agent is at it; else when the database fails.
+    /// What fails for an update is in the answer, and reported.
+    pub async fn enforce(&self, mode: Mode) -> Result<Enforced, Error> {
+        let _lock = self.lock()?;
+        self.finish_interrupted().await?;
+        let mut done = Enforced::default();
+        let Some(policy) = self.policy()? else {
+            return Ok(done);
+        };
+        let all = deployments(&policy);
+        let now = self.now();
+        let active: Vec<Deployment> = all
+            .iter()
+            .filter(|d| d.available_at <= now)
+            .cloned()
+            .collect();
+        self.store().write(|w| {
+            forget_vanished(w, &all)?;
+            activate(w, &active, now)
+        })?;
+        if !active.is_empty() {
+            let settings = Settings::of(Some(&policy));
+            let allowed = settings.installs_allowed && !self.options().read_only;
+            if let Some(evaluation) = self.evaluate_deployments(&policy, &active).await?
+                && allowed
+            {
+                self.bring_about(&policy, &active, evaluation, mode, &mut done)
+                    .await?;
+            }
+        }
+        let wanted = plan::approved(&policy)
+            .iter()
+            .map(|file| file.sha256)
+            .collect();
+        self.content().prune(&wanted)?;
+        done.wake_at = self.next_time(&all)?;
+        Ok(done)
+    }
+
+    /// Finds out what became of an installation that was cut short.
+    async fn finish_interrupted(&self) -> Result<(), Error> {
+        let Some(bytes) = self.store().read(|r| r.open_intent())? else {
+            return Ok(());
+        };
+        tracing::warn!("an installation was interrupted, finding out what is so");
+        let intent: Intent = serde_json::from_slice(&bytes).unwrap_or_default();
+        if let Err(failure) = self.provider().recover().await {
+            tracing::error!(%failure, "the package database could not be repaired yet");
+            if failure.is_busy() {
+                // The package manager outlived us and is still at work.
+                return Err(Error::Busy);
+            }
+            let failed = intent
+                .0
+                .keys()
+                .map(|no| (UpdateNo(*no), failure.clone()))
+                .collect();
+            self.settle(&intent, &Outcome { failed }, true).await?;
+            return Ok(());
+        }
+        self.settle(&intent, &Outcome::default(), false).await?;
+        Ok(())
+    }
+
+    /// Topics 302 and 300: scans, and says for each deployment whether the machine complies.
+    /// `None` when nothing is known because no scan ever worked.
+    async fn evaluate_deployments(
+        &self,
+        policy: &Policy,
+        active: &[Deployment],
+    ) -> Result<Option<Evaluation>, Error> {
+        let numbers: BTreeSet<u32> = policy.updates.iter().map(|u| u.update_no).collect();
+        let digest = Sha256::digest(format!("{numbers:?}"));
+        let digest = digest
+            .iter()
+            .take(7)
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let checked = self.store().read(|r| r.number(meta::CHECKED_UPDATES))?;
+        // Updates we never heard of may be younger than our catalog: a deployment must not look
+        // compliant because of that, and asking costs a few hundred bytes.
+        let must = checked != Some(digest) && {
+            let catalog = self.store().read(|r| r.catalog())?;
+            let known: BTreeSet<u32> = catalog.updates.iter().map(|u| u.update.update_no).collect();
+            !numbers.is_subset(&known)
+        };
+        let evaluation = match self.scan_if(Trigger::BeforeDownload, must).await {
+            Ok(scanned) => {
+                self.store()
+                    .write(|w| w.set_number(meta::CHECKED_UPDATES, digest))?;
+                scanned.evaluation
+            }
+            Err(error @ Error::Call { .. }) => {
+                tracing::warn!(%error, "evaluating with the catalog at hand");
+                self.evaluate().await?
+            }
+            Err(error) => return Err(error),
+        };
+        let now = self.now();
+        let known = evaluation.generation > 0;
+        self.store().write(|w| {
+            for deployment in active {
+                let mut state = deployment_state(w, deployment.id)?;
+                if known {
+                    state.evaluation = DeploymentEvaluation::Succeeded.id().into();
+                    (state.error_code, state.detail) = (0, String::new());
+                } else {
+                    state.evaluation = DeploymentEvaluation::Failed.id().into();
+                    state.error_code = error_code::SCAN_SOURCE_UNREACHABLE;
+                    state.detail = "no scan has succeeded yet".into();
+                }
+                put_deployment(w, &state, now)?;
+            }
+            if known {
+                reconcile(w, active, now)?;
+                summarise(w, active, now)?;
+            }
+            Ok(())
+        })?;
+        Ok(known.then_some(evaluation))
+    }
+
+    /// Downloads and installs.
+    async fn bring_about(
+        &self,
+        policy: &Policy,
+        active: &[Deployment],
+        evaluation: Evaluation,
+        mode: Mode,
+        done: &mut Enforced,
+    ) -> Result<(), Error> {
+        let approved = plan::approved(policy);
+        let mut targets = self.targets(policy, active, &evaluation, mode)?;
+        let points = self.distribution_points(policy)?;
+        self.download(active, &mut targets, &approved, &points, done)
+            .await?;
+        targets.retain(|_, target| target.due);
+        if targets.is_empty() {
+            return Ok(());
+        }
+        // One consolidated scan before the batch (semantics.md 2.4).
+        let evaluation = match self.scan(Trigger::BeforeInstallation).await {
+            Ok(scanned) => scanned.evaluation,
+            Err(Error::Call { .. }) => self.evaluate().await?,
+            Err(error) => return Err(error),
+        };
+        let still: BTreeSet<UpdateNo> = evaluation
+            .updates
+            .iter()
+            .filter(|found| found.detection == Detection::Required)
+            .map(|found| found.update_no)
+            .collect();
+        targets.retain(|update, _| still.contains(update));
+
+        // All in one run with one restart, except those that need a run of their own.
+        let (alone, together): (BTreeMap<_, _>, BTreeMap<_, _>) = targets
+            .into_iter()
+            .partition(|(_, target)| target.exclusive);
+        let batches = std::iter::once(together)
+            .chain(alone.into_iter().map(|one| BTreeMap::from([one])))
+            .filter(|batch| !batch.is_empty());
+        for batch in batches {
+            self.install(policy, active, &batch, &approved, &points, done)
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn targets(
+        &self,
+        policy: &Policy,
+        active: &[Deployment],
+        evaluation: &Evaluation,
+        mode: Mode,
+    ) -> Result<BTreeMap<UpdateNo, Target>, Error> {
+        let (waiting, attempts) = self
+            .store()
+            .read(|r| Ok((r.restart_pending()?, r.attempts()?)))?;
+        let now = self.now();
+        let mut targets = plan::targets(policy, active, evaluation, &waiting, (mode, now));
+        if mode == Mode::Due {
+            targets.retain(|update, _| attempts.get(update).is_none_or(|(_, at)| *at <= now));
+        }
+        Ok(targets)
+    }
+
+    fn distribution_points(&self, policy: &Policy) -> Result<Vec<String>, Error> {
+        if policy.distribution_points.is_empty() {
+            return Ok(self.locations()?.distribution_points);
+        }
+        Ok(policy.distribution_points.clone())
+    }
+
+    /// Brings the files of all targets into the cache; those that fail leave `targets`.
+    async fn download(
+        &self,
+        active: &[Deployment],
+        targets: &mut BTreeMap<UpdateNo, Target>,
+        approved: &[Approved],
+        points: &[String],
+        done: &mut Enforced,
+    ) -> Result<(), Error> {
+        let mut missing = BTreeMap::new();
+        let mut steps: Vec<Step> = Vec::new();
+        for (update, files) in plan::files(targets, approved) {
+            match files {
+                Err(failure) => {
+                    // A hold stands in the way of installing, a missing file of downloading.
+                    let state = match failure.code {
+                        error_code::PACKAGE_HELD => State::FailedToInstall,
+                        _ => State::FailedToDownload,
+                    };
+                    targets.remove(&update);
+                    steps.push((update, state, Some(failure.clone())));
+                    done.failed.insert(update, failure);
+                }
+                Ok(files) if files.iter().all(|f| self.provider().has(f, self.content())) => {
+                    steps.push((update, State::Downloaded, None));
+                }
+                Ok(files) => {
+                    steps.push((update, State::WaitingForContent, None));
+                    missing.insert(update, files);
+                }
+            }
+        }
+        self.step(active, &steps)?;
+        for (update, files) in missing {
+            self.step(active, &[(update, State::Downloading, None)])?;
+            let mut result = Ok(());
+            for file in &files {
+                result = self.provider().acquire(file, self.content(), points).await;
+                if result.is_err() {
+                    break;
+                }
+            }
+            match result {
+                Ok(()) => self.step(active, &[(update, State::Downloaded, None)])?,
+                Err(failure) => {
+                    targets.remove(&update);
+                    let step = (update, State::FailedToDownload, Some(failure.clone()));
+                    self.step(active, &[step])?;
+                    done.failed.insert(update, failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One run of the package manager.
+    async fn install(
+        &self,
+        policy: &Policy,
+        active: &[Deployment],
+        batch: &BTreeMap<UpdateNo, Target>,
+        approved: &[Approved],
+        points: &[String],
+        done: &mut Enforced,
+    ) -> Result<(), Error> {
+        let files = plan::files(batch, approved);
+        let updates: BTreeMap<UpdateNo, Vec<Approved>> = files
+            .into_iter()
+            .filter_map(|(update, files)| Some((update, files.ok()?)))
+            .collect();
+        let minutes: u64 = batch
+            .values()
+            .map(|t| u64::from(t.max_run_time_minutes.max(1)))
+            .sum();
+        let job = Job {
+            updates,
+            approved: approved.to_vec(),
+            suites: plan::suites(policy),
+            distribution_points: points.to_vec(),
+            tls: self.wire().tls().clone(),
+            log_dir: self.dir().join("logs"),
+            max_run_time: Duration::from_secs(60 * minutes).min(MAX_RUN),
+        };
+        let all = |state: State| -> Vec<Step> {
+            job.updates
+                .keys()
+                .map(|update| (*update, state, None))
+                .collect()
+        };
+        self.step(active, &all(State::PendingInstallation))?;
+        let intent = Intent::of(&job);
+        let text = serde_json::to_vec(&intent).map_err(|_| Error::Saved { what: "intent" })?;
+        self.store().write(|w| w.begin_intent(&text, self.now()))?;
+        self.step(active, &all(State::Installing))?;
+        tracing::info!(updates = job.updates.len(), "installing");
+        let outcome = self.provider().install(&job, self.content()).await;
+        let (installed, failed) = self.settle(&intent, &outcome, true).await?;
+        tracing::info!(
+            installed = installed.len(),
+            failed = failed.len(),
+            "installation ended"
+        );
+        done.installed.extend(installed);
+        done.failed.extend(failed);
+        Ok(())
+    }
+
+    /// After an installation: an offline scan says what is so. With `conclusive`, an update that
+    /// is still required has failed; otherwise (after a crash) it is simply tried again.
+    async fn settle(
+        &self,
+        intent: &Intent,
+        outcome: &Outcome,
+        conclusive: bool,
+    ) -> Result<(BTreeSet<UpdateNo>, BTreeMap<UpdateNo, Failure>), Error> {
+        let evaluation = self.scan(Trigger::AfterInstallation).await?.evaluation;
+        let found: BTreeMap<UpdateNo, Detection> = evaluation
+            .updates
+            .iter()
+            .map(|u| (u.update_no, u.detection))
+            .collect();
+        let restart = self.provider().restart();
+        let (mut installed, mut failed) = (BTreeSet::new(), BTreeMap::new());
+        let mut steps: Vec<Step> = Vec::new();
+        let mut waiting = self.store().read(|r| r.restart_pending())?;
+        for (no, packages) in &intent.0 {
+            let update = UpdateNo(*no);
+            if waiting.contains(&update) {
+                continue;
+            }
+            let required = matches!(
+                found.get(&update),
+                Some(Detection::Required | Detection::Unknown)
+            );
+            if !required {
+                let touched = restart.packages.is_empty()
+                    || packages
+                        .iter()
+                        .any(|package| restart.packages.contains(package));
+                let state = if restart.pending && touched {
+                    waiting.insert(update);
+                    State::PendingRestart
+                } else {
+                    State::SuccessfullyInstalled
+                };
+                installed.insert(update);
+                steps.push((update, state, None));
+                continue;
+            }
+            if !conclusive {
+                continue;
+            }
+            let failure = outcome.failed.get(&update).cloned().unwrap_or_else(|| {
+                Failure::new(error_code::STILL_REQUIRED, "a scan still finds it required")
+            });
+            let state = if failure.is_busy() {
+                State::WaitingForAnotherInstallation
+            } else {
+                State::FailedToInstall
+            };
+            steps.push((update, state, Some(failure.clone())));
+            failed.insert(update, failure);
+        }
+        let active = self
+            .policy()?
+            .map(|policy| deployments(&policy))
+            .unwrap_or_default();
+        let now = self.now();
+        self.store().write(|w| {
+            for update in installed.iter().filter(|update| waiting.contains(update)) {
+                let value = detection_value(Detection::Required, []);
+                w.put(Kind::Detection, &update.0.to_be_bytes(), &value, now)?;
+            }
+            w.set_restart_pending(&waiting)?;
+            self.write_steps(w, &active, &steps, now)?;
+            w.end_intents(
+                &format!("{} installed, {} failed", installed.len(), failed.len()),
+                now,
+            )
+        })?;
+        self.tell(&steps);
+        Ok((installed, failed))
+    }
+
+    /// Saves changes of topic 402 for all deployments that name the updates, and topic 301.
+    fn step(&self, active: &[Deployment], steps: &[Step]) -> Result<(), Error> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let now = self.now();
+        self.store()
+            .write(|w| self.write_steps(w, active, steps, now))?;
+        self.tell(steps);
+        Ok(())
+    }
+
+    fn write_steps(
+        &self,
+        w: &Writer<'_>,
+        active: &[Deployment],
+        steps: &[Step],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        for (update, state, failure) in steps {
+            for deployment in active.iter().filter(|d| d.updates.contains(update)) {
+                put_update(w, deployment.id, *update, *state, failure.as_ref(), now)?;
+            }
+            match failure {
+                Some(failure) => self.count_failure(w, *update, failure, now)?,
+                None if matches!(state, State::SuccessfullyInstalled | State::PendingRestart) => {
+                    w.clear_attempt(*update)?;
+                }
+                None => {}
+            }
+        }
+        let touched = active
+            .iter()
+            .filter(|d| steps.iter().any(|(update, ..)| d.updates.contains(update)))
+            .cloned()
+            .collect::<Vec<_>>();
+        summarise(w, &touched, now)
+    }
+
+    fn count_failure(
+        &self,
+        w: &Writer<'_>,
+        update: UpdateNo,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let before = w
+            .attempts()?
+            .get(&update)
+            .map_or(0, |(failures, _)| *failures);
+        let (failures, delay) = if failure.is_busy() {
+            (before, BUSY_RETRY.min(self.options().retry_after))
+        } else {
+            let doubled = 2_u32.saturating_pow(before.min(16));
+            (
+                before + 1,
+                self.options()
+                    .retry_after
+                    .saturating_mul(doubled)
+                    .min(MAX_RETRY),
+            )
+        };
+        // Thousands of machines that failed together do not come back together.
+        let delay = delay.mul_f64(rand::random_range(0.8..=1.2));
+        let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_hours(6));
+        w.set_attempt(update, failures, now + delay)
+    }
+
+    /// Failures and ends are told at once.
+    fn tell(&self, steps: &[Step]) {
+        let news = |state: &State| {
+            state.is_failure()
+                || matches!(state, State::SuccessfullyInstalled | State::PendingRestart)
+        };
+        if steps.iter().any(|(_, state, _)| news(state)) {
+            self.urgent().notify_one();
+        }
+    }
+
+    fn next_time(&self, all: &[Deployment]) -> Result<Option<Timestamp>, Error> {
+        let now = self.now();
+        let attempts = self.store().read(|r| r.attempts())?;
+        let times = all
+            .iter()
+            .flat_map(|d| [Some(d.available_at), d.deadline_at])
+            .flatten()
+            .filter(|at| *at > now);
+        // One that is due already was left alone in this run for another reason.
+        let retries = attempts
+            .values()
+            .map(|(_, at)| (*at).max(now + SignedDuration::from_secs(1)));
+        Ok(times.chain(retries).min())
+    }
+}
+
+/// Updates whose restart is over: successful where the scan finds them installed.
+pub(crate) fn restarted(
+    w: &Writer<'_>,
+    evaluation: &Evaluation,
+    over: &BTreeSet<UpdateNo>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(bytes) = w.bytes(meta::POLICY)? else {
+        return Ok(());
+    };
+    let policy = Policy::decode(bytes.as_slice()).map_err(|_| Error::Saved { what: "policy" })?;
+    let all = deployments(&policy);
+    for found in &evaluation.updates {
+        if found.detection != Detection::Installed || !over.contains(&found.update_no) {
+            continue;
+        }
+        for deployment in all.iter().filter(|d| d.updates.contains(&found.update_no)) {
+            if update_state(w, deployment.id, found.update_no)? == Some(State::PendingRestart) {
+                let state = State::SuccessfullyInstalled;
+                put_update(w, deployment.id, found.update_no, state, None, now)?;
+            }
+        }
+        // The scan saves the detections after this; the summary must see the new one.
+        let value = detection_value(Detection::Installed, []);
+        w.put(
+            Kind::Detection,
+            &found.update_no.0.to_be_bytes(),
+            &value,
+            now,
+        )?;
+    }
+    summarise(w, &all, now)
+}
+
+/// Deployments that the policy no longer has are forgotten; the site knows that better than we.
+fn forget_vanished(w: &Writer<'_>, all: &[Deployment]) -> Result<(), Error> {
+    let known = |key: &[u8]| all.iter().any(|d| key.starts_with(d.id.as_bytes()));
+    for kind in [Kind::Deployment, Kind::UpdateEnforcement] {
+        for key in w.all(kind)?.into_keys().filter(|key| !known(key)) {
+            w.forget(kind, &key)?;
+        }
+    }
+    Ok(())
+}
+
+/// Topic 302, "activated", for deployments that are new.
+fn activate(w: &Writer<'_>, active: &[Deployment], now: Timestamp) -> Result<(), Error> {
+    for deployment in active {
+        if w.get(Kind::Deployment, deployment.id.as_bytes())?.is_none() {
+            let mut state = deployment_state(w, deployment.id)?;
+            state.evaluation = DeploymentEvaluation::Activated.id().into();
+            put_deployment(w, &state, now)?;
+        }
+    }
+    Ok(())
+}
+
+/// What others installed is installed; what is no longer required is no failure.
+fn reconcile(w: &Writer<'_>, active: &[Deployment], now: Timestamp) -> Result<(), Error> {
+    let found = detections(w)?;
+    for deployment in active {
+        for update in &deployment.updates {
+            let Some(state) = update_state(w, deployment.id, *update)? else {
+                continue;
+            };
+            let fresh = match found.get(update) {
+                Some(Detection::Installed) => State::SuccessfullyInstalled,
+                Some(Detection::NotRequired) | None
+                    if !matches!(state, State::SuccessfullyInstalled | State::Unknown) =>
+                {
+                    State::Unknown
+                }
+                _ => continue,
+            };
+            put_update(w, deployment.id, *update, fresh, None, now)?;
+            w.clear_attempt(*update)?;
+        }
+    }
+    Ok(())
+}
+
+/// Topics 300 and 301 from what is saved of topics 500 and 402.
+fn summarise(w: &Writer<'_>, active: &[Deployment], now: Timestamp) -> Result<(), Error> {
+    let found = detections(w)?;
+    for deployment in active {
+        if w.get(Kind::Deployment, deployment.id.as_bytes())?.is_none() {
+            continue;
+        }
+        let mut state = deployment_state(w, deployment.id)?;
+        let mut states = Vec::new();
+        let (mut required, mut unknown) = (false, false);
+        let mut problem = None;
+        for update in &deployment.updates {
+            let saved = saved_update(w, deployment.id, *update)?;
+            let enforced = saved
+                .as_ref()
+                .and_then(|s| state_of(s.state))
+                .unwrap_or(State::Unknown);
+            match found.get(update) {
+                Some(Detection::Required) => {
+                    required = true;
+                    states.push(enforced);
+                }
+                Some(Detection::Unknown) => unknown = true,
+                Some(Detection::Installed | Detection::NotRequired) | None => {}
+            }
+            if let Some(saved) = saved.filter(|_| enforced.is_failure()) {
+                problem.get_or_insert((saved.error_code, saved.detail));
+            }
+        }
+        let compliance = match (required, unknown) {
+            (true, _) => DeploymentCompliance::NonCompliant,
+            (false, true) => DeploymentCompliance::Unknown,
+            (false, false) => DeploymentCompliance::Compliant,
+        };
+        let enforcement = match (required, unknown) {
+            (false, true) => DeploymentEnforcement::Unknown,
+            _ => plan::summary(&states),
+        };
+        state.compliance = compliance.id().into();
+        state.enforcement = enforcement.id().into();
+        (state.error_code, state.detail) = problem.unwrap_or_default();
+        put_deployment(w, &state, now)?;
+    }
+    Ok(())
+}
+
+fn deployment_state(w: &Writer<'_>, id: DeploymentId) -> Result<DeploymentState, Error> {
+    let held = w.get_message(Kind::Deployment, id.as_bytes())?;
+    let deployment_id = id.as_bytes().to_vec().into();
+    Ok(held.unwrap_or(DeploymentState {
+        deployment_id,
+        ..DeploymentState::default()
+    }))
+}
+
+fn put_deployment(w: &Writer<'_>, state: &DeploymentState, now: Timestamp) -> Result<(), Error> {
+    w.put_message(Kind::Deployment, &state.deployment_id, state, now)?;
+    Ok(())
+}
+
+fn saved_update(
+    w: &Writer<'_>,
+    deployment: DeploymentId,
+    update: UpdateNo,
+) -> Result<Option<UpdateEnforcementState>, Error> {
+    w.get_message(Kind::UpdateEnforcement, &key_of(deployment, update))
+}
+
+fn update_state(
+    w: &Writer<'_>,
+    deployment: DeploymentId,
+    update: UpdateNo,
+) -> Result<Option<State>, Error> {
+    Ok(saved_update(w, deployment, update)?.and_then(|saved| state_of(saved.state)))
+}
+
+fn state_of(number: i32) -> Option<State> {
+    u8::try_from(number).ok().and_then(State::from_id)
+}
+
+fn put_update(
+    w: &Writer<'_>,
+    deployment: DeploymentId,
+    update: UpdateNo,
+    state: State,
+    failure: Option<&Failure>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let message = UpdateEnforcementState {
+        deployment_id: deployment.as_bytes().to_vec().into(),
+        update_no: update.0,
+        state: state.id().into(),
+        error_code: failure.map_or(0, |failure| failure.code),
+        detail: failure.map_or_else(String::new, |failure| failure.detail.clone()),
+        serial: 0,
+        changed_at: None,
+    };
+    w.put_message(
+        Kind::UpdateEnforcement,
+        &key_of(deployment, update),
+        &message,
+        now,
+    )?;
+    Ok(())
+}

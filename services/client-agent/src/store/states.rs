@@ -1,0 +1,298 @@
+//! States with their serials, and the marks of what the site has got.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use muster_domain::{DeploymentId, UpdateNo};
+use prost::Message;
+use rusqlite::Row;
+
+use super::{Writer, meta};
+use crate::Error;
+
+/// Which state of the machine a row holds. Numbers of topics where there is one
+/// (semantics.md 2.1); the number is in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u16)]
+pub enum Kind {
+    /// Whether a restart is pending.
+    Restart = 1,
+    /// Topics 300, 301 and 302 of one deployment; key: deployment id.
+    Deployment = 301,
+    /// Topic 402; key: deployment id, update number.
+    UpdateEnforcement = 402,
+    /// Topic 500; key: update number. The value is the state in one byte, then the installed
+    /// binary packages of a required update, separated by line feeds.
+    Detection = 500,
+    /// Topic 501.
+    Scan = 501,
+    /// What the machine is; sent with the heartbeat topic 701.
+    Inventory = 701,
+    /// Topic 1300.
+    Health = 1300,
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::Restart,
+        Self::Deployment,
+        Self::UpdateEnforcement,
+        Self::Detection,
+        Self::Scan,
+        Self::Inventory,
+        Self::Health,
+    ];
+
+    fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+}
+
+/// The key of an update's state in a deployment.
+#[must_use]
+pub fn key_of(deployment: DeploymentId, update: UpdateNo) -> Vec<u8> {
+    let mut key = deployment.as_bytes().to_vec();
+    key.extend_from_slice(&update.0.to_be_bytes());
+    key
+}
+
+/// A row of the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedState {
+    /// Which state.
+    pub kind: Kind,
+    /// Of what.
+    pub key: Vec<u8>,
+    /// The state, encoded without serial and time.
+    pub value: Vec<u8>,
+    /// Given when it last changed.
+    pub serial: u64,
+    /// The client's clock then.
+    pub changed_at: Timestamp,
+}
+
+impl Writer<'_> {
+    /// Saves a state if it differs from what is held, with the next serial. Says whether it did.
+    pub(crate) fn put(
+        &self,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        if self.get(kind, key)?.is_some_and(|held| held == value) {
+            return Ok(false);
+        }
+        let serial = self.number(meta::NEXT_SERIAL)?.unwrap_or(1);
+        self.set_number(meta::NEXT_SERIAL, serial + 1)?;
+        self.tx
+            .prepare_cached(
+                "INSERT INTO states (kind, key, value, serial, changed_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (kind, key) DO UPDATE SET
+                     (value, serial, changed_at) =
+                     (excluded.value, excluded.serial, excluded.changed_at)",
+            )?
+            .execute((
+                kind as u16,
+                key,
+                value,
+                serial.cast_signed(),
+                now.as_millisecond(),
+            ))?;
+        Ok(true)
+    }
+
+    /// Saves a state given as its message, which must have no serial and no time in it.
+    pub(crate) fn put_message(
+        &self,
+        kind: Kind,
+        key: &[u8],
+        message: &impl Message,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.put(kind, key, &message.encode_to_vec(), now)
+    }
+
+    /// The value of one state.
+    pub(crate) fn get(&self, kind: Kind, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        use rusqlite::OptionalExtension;
+        let mut find = self
+            .tx
+            .prepare_cached("SELECT value FROM states WHERE kind = ?1 AND key = ?2")?;
+        Ok(find
+            .query_row((kind as u16, key), |row| row.get(0))
+            .optional()?)
+    }
+
+    /// The value of one state as its message.
+    pub(crate) fn get_message<M: Message + Default>(
+        &self,
+        kind: Kind,
+        key: &[u8],
+    ) -> Result<Option<M>, Error> {
+        let Some(value) = self.get(kind, key)? else {
+            return Ok(None);
+        };
+        M::decode(value.as_slice())
+            .map(Some)
+            .map_err(|_| Error::Saved { what: "state" })
+    }
+
+    /// Forgets one state without telling anybody.
+    pub(crate) fn forget(&self, kind: Kind, key: &[u8]) -> Result<(), Error> {
+        self.tx
+            .prepare_cached("DELETE FROM states WHERE kind = ?1 AND key = ?2")?
+            .execute((kind as u16, key))?;
+        Ok(())
+    }
+
+    /// All states of a kind by their key.
+    pub(crate) fn all(&self, kind: Kind) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+        let mut find = self
+            .tx
+            .prepare_cached("SELECT key, value FROM states WHERE kind = ?1")?;
+        let rows = find.query_map([kind as u16], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// States with a serial above `after`, in the order of their serials.
+    pub(crate) fn changed_after(&self, after: u64) -> Result<Vec<SavedState>, Error> {
+        let mut find = self.tx.prepare_cached(
+            "SELECT kind, key, value, serial, changed_at
+             FROM states WHERE serial > ?1 ORDER BY serial",
+        )?;
+        let rows = find.query_map([after.cast_signed()], saved)?;
+        let mut states = Vec::new();
+        for row in rows {
+            // A kind that a newer agent wrote is not ours to report.
+            states.extend(row?);
+        }
+        Ok(states)
+    }
+
+    /// The last serial given, and the last that the site has.
+    pub(crate) fn marks(&self) -> Result<(u64, u64), Error> {
+        let next = self.number(meta::NEXT_SERIAL)?.unwrap_or(1);
+        let acked = self.number(meta::ACKED_SERIAL)?.unwrap_or(0);
+        Ok((next - 1, acked))
+    }
+
+    /// Updates that wait for a restart.
+    pub(crate) fn restart_pending(&self) -> Result<BTreeSet<UpdateNo>, Error> {
+        let mut find = self
+            .tx
+            .prepare_cached("SELECT update_no FROM restart_pending")?;
+        let rows = find.query_map([], |row| row.get(0).map(UpdateNo))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Replaces the updates that wait for a restart.
+    pub(crate) fn set_restart_pending(&self, updates: &BTreeSet<UpdateNo>) -> Result<(), Error> {
+        self.tx.execute("DELETE FROM restart_pending", [])?;
+        let mut insert = self
+            .tx
+            .prepare_cached("INSERT INTO restart_pending (update_no) VALUES (?1)")?;
+        for update in updates {
+            insert.execute([update.0])?;
+        }
+        Ok(())
+    }
+
+    /// How often each update failed, and when it may be tried again.
+    pub(crate) fn attempts(&self) -> Result<BTreeMap<UpdateNo, (u32, Timestamp)>, Error> {
+        let mut find = self
+            .tx
+            .prepare_cached("SELECT update_no, failures, retry_at FROM attempts")?;
+        let rows = find.query_map([], |row| {
+            let at: i64 = row.get(2)?;
+            let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::UNIX_EPOCH);
+            Ok((UpdateNo(row.get(0)?), (row.get(1)?, at)))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Writes down one more failure of an update.
+    pub(crate) fn set_attempt(
+        &self,
+        update: UpdateNo,
+        failures: u32,
+        retry_at: Timestamp,
+    ) -> Result<(), Error> {
+        self.tx
+            .prepare_cached(
+                "INSERT INTO attempts (update_no, failures, retry_at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (update_no) DO UPDATE SET
+                     (failures, retry_at) = (excluded.failures, excluded.retry_at)",
+            )?
+            .execute((update.0, failures, retry_at.as_millisecond()))?;
+        Ok(())
+    }
+
+    /// The update no longer fails.
+    pub(crate) fn clear_attempt(&self, update: UpdateNo) -> Result<(), Error> {
+        self.tx
+            .prepare_cached("DELETE FROM attempts WHERE update_no = ?1")?
+            .execute([update.0])?;
+        Ok(())
+    }
+
+    /// Every update may be tried again: the policy changed.
+    pub(crate) fn clear_attempts(&self) -> Result<(), Error> {
+        self.tx.execute("DELETE FROM attempts", [])?;
+        Ok(())
+    }
+}
+
+fn saved(row: &Row<'_>) -> rusqlite::Result<Option<SavedState>> {
+    let Some(kind) = Kind::from_number(row.get(0)?) else {
+        return Ok(None);
+    };
+    let serial: i64 = row.get(3)?;
+    let millis: i64 = row.get(4)?;
+    Ok(Some(SavedState {
+        kind,
+        key: row.get(1)?,
+        value: row.get(2)?,
+        serial: serial.cast_unsigned(),
+        changed_at: Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Durability, Store};
+    use super::*;
+
+    #[test]
+    fn a_serial_is_given_per_change_and_never_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.db");
+        let store = Store::open(&path, Durability::Full).unwrap();
+        let now = Timestamp::now();
+        let put = |store: &Store, value: &[u8]| {
+            store.write(|w| w.put(Kind::Scan, b"", value, now)).unwrap()
+        };
+        assert!(put(&store, b"running"));
+        assert!(!put(&store, b"running"), "nothing changed");
+        assert!(put(&store, b"completed"));
+        std::mem::forget(store);
+        let store = Store::open(&path, Durability::Full).unwrap();
+        assert!(put(&store, b"running"));
+        let spool = store.read(|r| r.changed_after(0)).unwrap();
+        assert_eq!(spool.len(), 1, "one value per state");
+        assert_eq!(spool[0].serial, 3);
+    }
+
+    #[test]
+    fn a_change_that_fails_gives_no_serial_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("agent.db"), Durability::Full).unwrap();
+        let failed = store.write(|w| {
+            w.put(Kind::Scan, b"", b"x", Timestamp::now())?;
+            Err::<(), _>(Error::Busy)
+        });
+        assert!(failed.is_err());
+        assert_eq!(store.read(|r| r.marks()).unwrap(), (0, 0));
+    }
+}
