@@ -130,10 +130,13 @@ impl Agent {
             self.wire(),
             &points,
             (Role::ManagementPoint, "registration failed"),
-            async |channel| {
-                RegistrationServiceClient::new(channel)
-                    .register(request.clone())
-                    .await
+            |channel| {
+                let request = request.clone();
+                async move {
+                    RegistrationServiceClient::new(channel)
+                        .register(request)
+                        .await
+                }
             },
         )
         .await?
@@ -159,7 +162,7 @@ impl Agent {
             self.wire(),
             &points,
             (Role::ManagementPoint, "no locations"),
-            async |channel| {
+            |channel| async move {
                 let request = muster_proto::client::GetLocationsRequest {};
                 RegistrationServiceClient::new(channel)
                     .get_locations(request)

@@ -156,10 +156,13 @@ impl Agent {
             self.wire(),
             &points,
             (Role::ManagementPoint, "no policy"),
-            async |channel| {
-                let mut client =
-                    PolicyServiceClient::new(channel).max_decoding_message_size(wire::MAX_ANSWER);
-                client.get_policy(request.clone()).await
+            |channel| {
+                let request = request.clone();
+                async move {
+                    let mut client = PolicyServiceClient::new(channel)
+                        .max_decoding_message_size(wire::MAX_ANSWER);
+                    client.get_policy(request).await
+                }
             },
         )
         .await?

@@ -60,10 +60,13 @@ impl Agent {
                 self.wire(),
                 &points,
                 (Role::ManagementPoint, "report not acknowledged"),
-                async |channel| {
-                    StateServiceClient::new(channel)
-                        .report_states(request.clone())
-                        .await
+                |channel| {
+                    let request = request.clone();
+                    async move {
+                        StateServiceClient::new(channel)
+                            .report_states(request)
+                            .await
+                    }
                 },
             )
             .await;

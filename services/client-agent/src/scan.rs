@@ -229,12 +229,15 @@ impl Agent {
             self.wire(),
             first,
             (Role::SoftwareUpdatePoint, "no scan metadata"),
-            async |channel| {
-                ScanServiceClient::new(channel)
-                    .accept_compressed(CompressionEncoding::Zstd)
-                    .max_decoding_message_size(wire::MAX_ANSWER)
-                    .get_scan_metadata(request.clone())
-                    .await
+            |channel| {
+                let request = request.clone();
+                async move {
+                    ScanServiceClient::new(channel)
+                        .accept_compressed(CompressionEncoding::Zstd)
+                        .max_decoding_message_size(wire::MAX_ANSWER)
+                        .get_scan_metadata(request)
+                        .await
+                }
             },
         )
         .await?;

@@ -97,12 +97,15 @@ pub(crate) fn try_next(status: &Status) -> bool {
 ///
 /// # Errors
 /// The last server's error; [`Error::NoServer`] without servers.
-pub(crate) async fn first<T>(
+pub(crate) async fn first<T, F>(
     wire: &Wire,
     urls: &[String],
     (role, what): (Role, &'static str),
-    call: impl AsyncFn(Channel) -> Result<T, Status>,
-) -> Result<T, Error> {
+    call: impl Fn(Channel) -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Status>>,
+{
     let mut last = None;
     for url in urls {
         match call(wire.channel(url, role)?).await {
