@@ -2,6 +2,7 @@
 //! every list and every watch need.
 
 use std::future::Future;
+use std::io;
 use std::time::{Duration, Instant};
 
 use muster_proto::catalog::{
@@ -15,23 +16,33 @@ use muster_proto::report::report_service_client::ReportServiceClient;
 use muster_proto::site::site_service_client::SiteServiceClient;
 use muster_proto::state::backlog_service_client::BacklogServiceClient;
 use muster_runtime::grpc::{Channel, ChannelOptions, channel};
-use muster_runtime::{Backoff, Role};
+use muster_runtime::tls::ClientTls;
+use muster_runtime::{Backoff, Role, status};
+use rustls_pki_types::ServerName;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::Status;
+use tonic::transport::Uri;
 
 use crate::config::Context;
-use crate::failure::{Failure, Kind, is_connection};
+use crate::failure::{CONNECTION_CLOSED, Failure, Kind, certificate_refused, is_connection};
 
 /// Items asked for at once; the site allows as many for every list.
 const PAGE: u32 = 500;
 /// More items than any list of a site has: a server that never ends must not fill our memory.
 const MAX_ITEMS: usize = 2_000_000;
-/// How long a watch tries to find a site server that went away.
+/// How long a watch tries to find a site server that went away, and one that never answered.
 const RECONNECT: Duration = Duration::from_secs(120);
+const FIRST_CONNECT: Duration = Duration::from_secs(5);
+/// How long finding out about a closed connection may take.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// A site server, ready to be called. Nothing is connected before the first call.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
     channel: Channel,
+    context: Context,
 }
 
 macro_rules! services {
@@ -66,10 +77,39 @@ impl Site {
             server_role: Some(Role::SiteServer),
             ..ChannelOptions::default()
         };
+        let channel = channel(&context.site_server, &context.tls(), &options)?;
         Ok(Self {
-            channel: channel(&context.site_server, &context.tls(), &options)?,
+            channel,
+            context: context.clone(),
         })
     }
+
+    /// A server that refuses our certificate closes the connection, and its reason is lost
+    /// between the layers of a channel. So after such an end we look at it without one.
+    pub(crate) async fn explain(&self, failure: Failure) -> Failure {
+        if failure.reason != CONNECTION_CLOSED {
+            return failure;
+        }
+        match tokio::time::timeout(PROBE, probe(&self.context)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                certificate_refused(status::chain(&error))
+            }
+            _ => failure,
+        }
+    }
+}
+
+/// Shakes hands and waits for the first bytes, or for the alert that comes in their place.
+async fn probe(context: &Context) -> io::Result<()> {
+    let tls = ClientTls::new(&context.tls()).map_err(io::Error::other)?;
+    let uri: Uri = context.site_server.parse().map_err(io::Error::other)?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let socket = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
+    let mut stream = TlsConnector::from(tls.current())
+        .connect(name, socket)
+        .await?;
+    stream.read_u8().await.map(drop)
 }
 
 /// Fetches page after page until there is none, or `limit` items are there (0: no limit).
@@ -106,29 +146,34 @@ pub(crate) async fn pages<T>(
 /// Patience for a site server that restarts while somebody watches.
 #[derive(Debug)]
 pub(crate) struct Patience {
+    limit: Duration,
     lost_since: Option<Instant>,
     backoff: Backoff,
 }
 
 impl Patience {
-    /// Full patience.
+    /// Little patience: nothing has been heard yet.
     pub(crate) fn new() -> Self {
         Self {
+            limit: FIRST_CONNECT,
             lost_since: None,
             backoff: fresh(),
         }
     }
 
-    /// An answer came: the patience is full again.
+    /// An answer came: the patience is full.
     pub(crate) fn refill(&mut self) {
-        *self = Self::new();
+        *self = Self {
+            limit: RECONNECT,
+            ..Self::new()
+        };
     }
 
     /// Waits a moment before the next attempt; gives the failure back when it is not the
     /// connection, or when it has been away for too long.
     pub(crate) async fn wait(&mut self, status: Status) -> Result<(), Failure> {
         let since = *self.lost_since.get_or_insert_with(Instant::now);
-        if !is_connection(&status) || since.elapsed() > RECONNECT {
+        if !is_connection(&status) || since.elapsed() > self.limit {
             return Err(status.into());
         }
         tokio::time::sleep(self.backoff.next_delay()).await;

@@ -105,12 +105,20 @@ impl From<Status> for Failure {
 
 /// Whether the connection failed rather than the request, so that asking again may help.
 pub(crate) fn is_connection(status: &Status) -> bool {
-    let lost = matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Internal
-    );
+    let lost = matches!(status.code(), Code::Unknown | Code::Internal) || is_closed(status);
     (lost && status::reason(status).is_none() && !refuses_certificate(status))
         || status.code() == Code::Unavailable
+}
+
+/// The reason of a connection that the other side closed before it answered. With TLS 1.3 that
+/// is also how a refused certificate looks; [`crate::client::Site::explain`] finds out.
+pub(crate) const CONNECTION_CLOSED: &str = "CONNECTION_CLOSED";
+
+/// tonic says "cancelled" both for a lost connection and for its own timeout.
+fn is_closed(status: &Status) -> bool {
+    status.code() == Code::Cancelled
+        && status::reason(status).is_none()
+        && status::chain(status).contains("connection closed")
 }
 
 /// A Muster service said no, and why.
@@ -129,6 +137,10 @@ fn not_answered(status: &Status) -> Failure {
         return Failure::new(Kind::Auth, "CERTIFICATE_REFUSED", text).hint(
             "`muster login` needs the CA of this site and a certificate of an administrator",
         );
+    }
+    if is_closed(status) {
+        return Failure::new(Kind::General, CONNECTION_CLOSED, text)
+            .hint("is it a site server? `muster context show` shows its address");
     }
     let kind = kind(status.code());
     if kind == Kind::Timeout {
@@ -153,6 +165,12 @@ fn not_answered(status: &Status) -> Failure {
         };
     };
     Failure::new(kind, reason, text).hint(hint)
+}
+
+/// One of the two sides did not accept the other's certificate.
+pub(crate) fn certificate_refused(text: String) -> Failure {
+    Failure::new(Kind::Auth, "CERTIFICATE_REFUSED", text)
+        .hint("`muster login` needs the CA of this site and a certificate of an administrator")
 }
 
 /// TLS failures arrive as text only: the peer's alert, or our own verifier's complaint.

@@ -35,37 +35,57 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> Result<(), Failure> {
     let timeout = cli.global.timeout;
     let context = cli.global.context.as_deref();
     let call_timeout = timeout.unwrap_or(TIMEOUT);
-    let site =
-        || -> Result<Site, Failure> { Site::new(Config::load()?.context(context)?, call_timeout) };
     let limit = if cli.command.lasts() {
         timeout
     } else {
         Some(call_timeout)
     };
-    within(limit, async {
+    let work = async {
         match cli.command {
             Command::Login(args) => login::run(args, context, call_timeout, printer).await,
             Command::Context(command) => context::run(command, context, printer),
-            Command::Get(command) => get::run(command, &site()?, printer).await,
-            Command::Describe(command) => describe::run(command, &site()?, printer).await,
-            Command::Create(command) => create::run(command, &site()?, printer).await,
-            Command::Delete(command) => delete::run(command, &site()?, printer).await,
-            Command::Collection(command) => collection::run(command, &site()?, printer).await,
-            Command::Sync(command) => sync::run(command, &site()?, printer).await,
-            Command::Deployment(command) => deployment::run(command, &site()?, printer).await,
-            Command::Report(command) => report::run(command, &site()?, printer).await,
-            Command::Backlog(args) => backlog::run(args, &site()?, printer).await,
-            Command::Quarantine(command) => {
-                backlog::run_quarantine(command, &site()?, printer).await
-            }
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "muster", &mut script);
                 write_out(&String::from_utf8_lossy(&script))
             }
+            command @ (Command::Get(_)
+            | Command::Describe(_)
+            | Command::Create(_)
+            | Command::Delete(_)
+            | Command::Collection(_)
+            | Command::Sync(_)
+            | Command::Deployment(_)
+            | Command::Report(_)
+            | Command::Backlog(_)
+            | Command::Quarantine(_)) => {
+                let site = Site::new(Config::load()?.context(context)?, call_timeout)?;
+                match ask(command, &site, printer).await {
+                    Ok(()) => Ok(()),
+                    Err(failure) => Err(site.explain(failure).await),
+                }
+            }
         }
-    })
-    .await
+    };
+    within(limit, work).await
+}
+
+/// Runs what a site is needed for.
+async fn ask(command: Command, site: &Site, printer: &Printer) -> Result<(), Failure> {
+    match command {
+        Command::Get(command) => get::run(command, site, printer).await,
+        Command::Describe(command) => describe::run(command, site, printer).await,
+        Command::Create(command) => create::run(command, site, printer).await,
+        Command::Delete(command) => delete::run(command, site, printer).await,
+        Command::Collection(command) => collection::run(command, site, printer).await,
+        Command::Sync(command) => sync::run(command, site, printer).await,
+        Command::Deployment(command) => deployment::run(command, site, printer).await,
+        Command::Report(command) => report::run(command, site, printer).await,
+        Command::Backlog(args) => backlog::run(args, site, printer).await,
+        Command::Quarantine(command) => backlog::run_quarantine(command, site, printer).await,
+        // They need no site, and `run` has done them.
+        Command::Login(_) | Command::Context(_) | Command::Completions { .. } => Ok(()),
+    }
 }
 
 impl Command {

@@ -4,7 +4,7 @@ use comfy_table::{Cell, CellAlignment, Row, Table, presets};
 
 use super::text::{clean, or_dash};
 
-/// A piece of an answer; pieces are separated by an empty line.
+/// A piece of an answer.
 #[derive(Debug)]
 pub(crate) enum Block {
     /// Columns under headers. A header that ends in `#` is a number's, aligned to the right,
@@ -21,10 +21,20 @@ pub(crate) enum Block {
     Line(String),
 }
 
-/// All blocks as text.
+/// All blocks as text; lines follow each other without a gap.
 pub(crate) fn render(blocks: &[Block], colour: bool) -> String {
-    let texts: Vec<String> = blocks.iter().map(|block| one(block, colour)).collect();
-    texts.join("\n")
+    let mut text = String::new();
+    let mut after_line = true;
+    for block in blocks {
+        let is_line = matches!(block, Block::Line(_));
+        let follows = is_line && after_line;
+        if !text.is_empty() && !follows {
+            text.push('\n');
+        }
+        after_line = is_line;
+        text.push_str(&one(block, colour));
+    }
+    text
 }
 
 fn one(block: &Block, colour: bool) -> String {
@@ -111,8 +121,9 @@ mod tests {
     #[test]
     fn blocks_are_separated_by_an_empty_line() {
         let pairs = || Block::Pairs(vec![("Name", "a".to_owned()), ("Members", String::new())]);
-        let text = render(&[pairs(), Block::Line("end".to_owned())], false);
-        assert_eq!(text, "Name:    a\nMembers: -\n\nend\n");
+        let line = || Block::Line("end".to_owned());
+        let text = render(&[pairs(), line(), line()], false);
+        assert_eq!(text, "Name:    a\nMembers: -\n\nend\nend\n");
     }
 
     #[test]

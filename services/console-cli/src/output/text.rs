@@ -80,13 +80,14 @@ pub(crate) fn duration(duration: Option<&prost_types::Duration>) -> String {
     duration.map_or_else(|| "-".to_owned(), |duration| span(duration.seconds.max(0)))
 }
 
-/// Seconds in the unit that fits: "12s", "3m", "5h", "12d".
+/// Seconds in the unit that fits: "12s", "3m", "5h", "12d", "3y".
 fn span(seconds: i64) -> String {
     match seconds {
         ..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m", seconds / 60),
         3_600..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
+        172_800..63_072_000 => format!("{}d", seconds / 86_400),
+        _ => format!("{}y", seconds / 31_557_600),
     }
 }
 
@@ -151,6 +152,7 @@ mod tests {
             (999_999_820, "3m ago"),
             (999_910_000, "25h ago"),
             (999_000_000, "11d ago"),
+            (0, "31y ago"),
             (1_000_007_200, "in 2h"),
         ] {
             assert_eq!(ago(Some(&wire(second)), now), text);

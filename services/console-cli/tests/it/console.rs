@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use muster_runtime::Role;
 use muster_runtime::config::TlsConfig;
-use muster_runtime::grpc::Handle;
 use muster_runtime::tls::ca::CertificateAuthority;
-use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::runtime::Runtime;
 
 use crate::fake::{self, Fake};
 
@@ -21,7 +20,7 @@ pub(crate) struct Console {
     pub(crate) addr: SocketAddr,
     pub(crate) folder: TempDir,
     pub(crate) ca: CertificateAuthority,
-    server: Option<Handle>,
+    server: Option<Runtime>,
 }
 
 /// What a run of the program left behind.
@@ -30,13 +29,6 @@ pub(crate) struct Run {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
-}
-
-impl Run {
-    /// The answer as JSON.
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
 }
 
 impl Console {
@@ -48,8 +40,7 @@ impl Console {
         let fake = Fake::default();
         let tls = issue(&ca, folder.path(), Role::SiteServer, "site-server");
         issue(&ca, folder.path(), Role::Administrator, "administrator");
-        let server = fake::serve(&fake, tls, "127.0.0.1:0".parse().unwrap()).await;
-        let addr = server.addr();
+        let (server, addr) = serve(&fake, tls, "127.0.0.1:0".parse().unwrap()).await;
         let console = Self {
             fake,
             addr,
@@ -124,18 +115,47 @@ impl Console {
         issue(&self.ca, self.folder.path(), role, name);
     }
 
-    /// Ends the site server, and starts it again at the same address.
+    /// Ends the site server as a crash would, and starts it again at the same address.
     pub(crate) async fn restart(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.stop(Duration::ZERO).await;
-        }
-        let files = TlsConfig {
+        self.crash();
+        let tls = TlsConfig {
             ca: self.path("ca.pem"),
             cert: self.path("site-server.pem"),
             key: self.path("site-server.key"),
         };
-        self.server = Some(fake::serve(&self.fake, files, self.addr).await);
+        let (server, _) = serve(&self.fake, tls, self.addr).await;
+        self.server = Some(server);
     }
+
+    fn crash(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.crash();
+    }
+}
+
+/// The site server on a runtime of its own, so that it can crash with all its connections.
+async fn serve(fake: &Fake, tls: TlsConfig, listen: SocketAddr) -> (Runtime, SocketAddr) {
+    let fake = fake.clone();
+    let start = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.unwrap();
+        let handle = runtime.block_on(fake::serve(&fake, tls, listen));
+        let addr = handle.addr();
+        // Its tasks run until the runtime ends.
+        std::mem::forget(handle);
+        (runtime, addr)
+    };
+    tokio::task::spawn_blocking(start).await.unwrap()
 }
 
 /// What the program left behind.
