@@ -171,8 +171,9 @@ fn change(archive: &Archive, suites: &[Suite]) {
         } else {
             field("Source:")
         };
-        let key = format!("{source} {}", field("Version:"));
-        let new = seen.len() < CHANGED && seen.insert(key);
+        // Different sources are different updates, whatever their versions.
+        let source = source.split(' ').next().unwrap_or_default().to_owned();
+        let new = seen.len() < CHANGED && seen.insert(source);
         let size = format!("\nSize: {}", field("Size:"));
         changed.push_str(&if new {
             stanza.replacen(&size, &format!("{size}0"), 1)
