@@ -214,7 +214,9 @@ fn hint(reason: &str, code: Code) -> Option<&'static str> {
         "NOT_ALLOWED" | "NO_CERTIFICATE" => {
             "`muster login` needs a certificate of the role administrator"
         }
-        _ if code == Code::AlreadyExists => "choose another name, or delete the old one first",
+        _ if reason == "ALREADY_EXISTS" || code == Code::AlreadyExists => {
+            "choose another name, or delete the old one first"
+        }
         _ => return None,
     })
 }

@@ -285,7 +285,7 @@ async fn wait(name: String, site: &Site, printer: &Printer) -> Result<(), Failur
                         package.file_count, package.problem
                     );
                     Err(Failure::new(Kind::Partial, "CONTENT_FAILED", text)
-                        .hint(format!("`muster describe package {name}` shows each")))
+                        .hint(format!("the site goes on trying; `muster describe package {name}` shows each file")))
                 }
             };
         }

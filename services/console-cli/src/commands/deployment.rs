@@ -16,7 +16,7 @@ pub(crate) enum DeploymentCommand {
     Watch {
         /// Name or id
         name: String,
-        /// End when no client is in progress; exit code 6 when a client failed
+        /// End when every client is done or has failed; exit code 6 when one failed
         #[arg(long)]
         until_done: bool,
     },
@@ -41,11 +41,8 @@ pub(crate) async fn run(
             .into_inner())
     };
     let done = |answer: &WatchDeploymentResponse| {
-        until_done
-            && answer
-                .summary
-                .as_ref()
-                .is_none_or(|summary| summary.in_progress == 0)
+        let summary = answer.summary.as_ref();
+        until_done && summary.is_none_or(|it| it.in_progress == 0 && it.unknown == 0)
     };
     let summary = follow(printer, open, done)
         .await?

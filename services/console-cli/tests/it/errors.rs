@@ -17,7 +17,7 @@ async fn every_kind_of_failure_has_its_exit_code_and_its_reason() {
         ("get clients --collection missing", 3, "UNKNOWN_COLLECTION"),
         ("deployment watch missing", 3, "UNKNOWN_DEPLOYMENT"),
         ("describe client denied", 4, "NOT_ALLOWED"),
-        ("create collection taken", 5, "NAME_TAKEN"),
+        ("create collection taken", 5, "ALREADY_EXISTS"),
         ("delete collection in-use --yes", 5, "IN_USE"),
         ("describe client slow --timeout 300ms", 7, "TIMEOUT"),
         ("create update-list june", 2, "NO_UPDATES"),

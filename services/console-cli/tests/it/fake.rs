@@ -1,6 +1,7 @@
 //! A site server that answers with made-up data, remembers what it was asked, and fails on
 //! names that say so: `missing`, `taken`, `in-use`, `denied`, `slow`.
 
+mod deployments;
 mod reports;
 mod things;
 
@@ -77,7 +78,7 @@ async fn check(what: &str, name: &str) -> Result<(), Status> {
             format!("no {what} \"missing\""),
         )),
         "taken" => {
-            let details = ErrorDetails::with_error_info("NAME_TAKEN", "muster", []);
+            let details = ErrorDetails::with_error_info("ALREADY_EXISTS", "muster", []);
             let text = format!("there is a {what} \"taken\" already");
             Err(Status::with_error_details(
                 Code::AlreadyExists,
