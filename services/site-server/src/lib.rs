@@ -14,14 +14,15 @@ mod init;
 mod store;
 mod tasks;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use muster_postgres::Lease;
-use muster_runtime::Tasks;
 use muster_runtime::admin::{self, Readiness};
+use muster_runtime::{Backoff, Tasks};
 
 pub use config::{CaConfig, ClientSettings, Config, DistributionPoint, Roles};
 pub use init::init;
@@ -74,11 +75,51 @@ impl Handle {
     }
 }
 
-/// Starts a site server: migrates the database, waits for the lease of the site, consumes the
-/// state queues, serves gRPC. When this returns, it is at work.
+/// Runs a site server until `shutdown` ends. When the lease is lost (the database was restarted,
+/// or another process took over), everything is stopped and started again from the beginning: as
+/// a standby, if somebody else is active by then.
 ///
 /// # Errors
-/// When the database is not durable or cannot be reached, the broker cannot be reached, keys or
+/// When the first start fails (see [`start`]); later failures are retried for ever.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+    let mut first = true;
+    loop {
+        let started = tokio::select! {
+            started = start(config.clone()) => started,
+            () = &mut shutdown => return Ok(()),
+        };
+        match started {
+            Ok(service) => {
+                first = false;
+                backoff.reset();
+                let ended = tokio::select! {
+                    () = &mut shutdown => true,
+                    () = service.lost() => false,
+                };
+                service.stop().await;
+                if ended {
+                    return Ok(());
+                }
+                tracing::warn!("the lease of this site is lost, starting again");
+            }
+            Err(error) if first => return Err(error),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot start again yet"),
+        }
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = &mut shutdown => return Ok(()),
+        }
+    }
+}
+
+/// Starts a site server: migrates the database, waits for the lease of the site, serves gRPC,
+/// consumes the state queues. A broker that is away is waited for in the background: policy and
+/// reports are served meanwhile, but the process is not ready.
+///
+/// # Errors
+/// When the database is not durable or cannot be reached, the broker refuses us, keys or
 /// certificates are not those of this site, or an address is taken.
 pub async fn start(config: Config) -> anyhow::Result<Handle> {
     muster_runtime::crypto::install();
@@ -98,17 +139,14 @@ pub async fn start(config: Config) -> anyhow::Result<Handle> {
     let site = Arc::new(app::Site::new(config, pool)?);
     let (code, name) = (site.config.site_code, site.config.site_name.clone());
     store::sites::keep_own(&site.pool.get().await?, code, &name).await?;
-    // The server first: a management point that cannot reach us keeps nothing of a client.
+    // The server first: a management point that cannot reach us has no policy to give.
     let server = grpc::serve(&site, &tasks)
         .await
         .context("cannot serve gRPC")?;
-    bus::states::consume(&site, &tasks)
-        .await
-        .context("cannot consume the state queues")?;
+    bus::states::consume(&site, &tasks, readiness.clone()).await?;
     tasks::start(&site, &tasks);
-    readiness.set(true);
     let addr = server.addr();
-    tracing::info!(site.code = %code, site.name = name, %addr, "site server ready");
+    tracing::info!(site.code = %code, site.name = name, %addr, "site server at work");
     Ok(Handle {
         addr,
         admin,

@@ -83,16 +83,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let telemetry = telemetry::start("site-server", &config.telemetry)?;
-    let service = tokio::select! {
-        started = site_server::start(config) => started?,
-        () = shutdown_signal() => return Ok(()),
-    };
-    let lost = tokio::select! {
-        () = shutdown_signal() => false,
-        () = service.lost() => true,
-    };
-    service.stop().await;
+    let outcome = site_server::run(config, shutdown_signal()).await;
     telemetry.stop().await;
-    anyhow::ensure!(!lost, "the lease of this site is lost");
-    Ok(())
+    outcome
 }

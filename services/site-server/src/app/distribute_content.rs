@@ -20,15 +20,13 @@ pub(crate) async fn distribute_content(site: &Site) -> Result<(), Error> {
     let db = site.db().await?;
     packages::derive_files(&db).await?;
     drop(db);
-    let mut outcome = Ok(());
     for (address, channel) in &site.distribution_points {
         if let Err(error) = serve(site, address, channel).await {
             tracing::warn!(address, error = %muster_runtime::status::chain(&error),
                            "content is not distributed");
-            outcome = Err(error);
         }
     }
-    outcome
+    Ok(())
 }
 
 async fn serve(site: &Site, address: &str, channel: &Channel) -> Result<(), Error> {

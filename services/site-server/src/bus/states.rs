@@ -1,24 +1,72 @@
 //! `site.<CODE>.state.<n>`: batches of reports from management points. A batch is acknowledged
 //! when its transaction has committed; when it cannot be recorded now, it goes back to the queue.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_rabbitmq::{Batch, Delivery, topology};
-use muster_runtime::{Tasks, telemetry};
+use muster_runtime::admin::Readiness;
+use muster_runtime::status::{HasKind, chain};
+use muster_runtime::{Backoff, Tasks, telemetry};
 use tracing::Instrument;
 
 use crate::app::record_states::{Arrived, record_states};
 use crate::app::{Error, Site};
 
-/// Makes the queues and consumes them until `tasks` stop.
-pub(crate) async fn consume(site: &Arc<Site>, tasks: &Tasks) -> Result<(), muster_rabbitmq::Error> {
-    let (config, code) = (&site.config.rabbitmq, site.config.site_code.to_string());
-    let shards = site.config.state_shards;
-    topology::declare_states(config, &code, shards).await?;
-    for queue in topology::state_queues(&code, shards) {
+/// Makes the queues and consumes them until `tasks` stop; `readiness` says when that is so. While
+/// the broker is away this goes on in the background.
+///
+/// # Errors
+/// When the broker refuses us, or the configuration names none.
+pub(crate) async fn consume(
+    site: &Arc<Site>,
+    tasks: &Tasks,
+    readiness: Readiness,
+) -> Result<(), muster_rabbitmq::Error> {
+    let queues = topology::state_queues(site.config.site_code.as_str(), site.config.state_shards);
+    let mut waiting: VecDeque<String> = queues.into();
+    match begin(site, tasks, &mut waiting).await {
+        Ok(()) => {
+            readiness.set(true);
+            return Ok(());
+        }
+        Err(error) if !error.kind().is_retryable() => return Err(error),
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "the broker is away, waiting for it");
+        }
+    }
+    let (site, inner, stop) = (Arc::clone(site), tasks.clone(), tasks.token());
+    tasks.spawn("wait-for-broker", async move {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = stop.cancelled() => return,
+            }
+            match begin(&site, &inner, &mut waiting).await {
+                Ok(()) => return readiness.set(true),
+                Err(error) => tracing::warn!(error = %chain(&error), "the broker is still away"),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Starts a consumer for each queue that has none yet.
+async fn begin(
+    site: &Arc<Site>,
+    tasks: &Tasks,
+    waiting: &mut VecDeque<String>,
+) -> Result<(), muster_rabbitmq::Error> {
+    let config = &site.config.rabbitmq;
+    let (code, shards) = (site.config.site_code, site.config.state_shards);
+    topology::declare_states(config, code.as_str(), shards).await?;
+    while let Some(queue) = waiting.front() {
         let site = Arc::clone(site);
         let handler = move |batch| handle(Arc::clone(&site), batch);
-        muster_rabbitmq::consume(config, &queue, Batch::default(), tasks, handler).await?;
+        muster_rabbitmq::consume(config, queue, Batch::default(), tasks, handler).await?;
+        waiting.pop_front();
     }
     Ok(())
 }

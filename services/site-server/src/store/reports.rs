@@ -21,7 +21,7 @@ pub(crate) async fn required_in(
     const SQL: &str = "
         SELECT update_no FROM (
             SELECT unnest(cc.required) AS update_no FROM client_compliance cc
-            WHERE $1 = $2 OR EXISTS (SELECT FROM collection_members m
+            WHERE $1::int4 = $2::int4 OR EXISTS (SELECT FROM collection_members m
                   WHERE m.collection_no = $1 AND m.client_no = cc.client_no)) AS all_required
         GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT $3";
     let rows = query(db, SQL, &[&collection_no, &ALL_SYSTEMS, &MAX_UPDATES]).await?;
@@ -39,21 +39,21 @@ pub(crate) async fn compliance(
         WITH members AS (
             SELECT c.client_no FROM clients c
             WHERE c.deleted_at IS NULL
-              AND ($1 = $2 OR EXISTS (SELECT FROM collection_members m
+              AND ($1::int4 = $2::int4 OR EXISTS (SELECT FROM collection_members m
                    WHERE m.collection_no = $1 AND m.client_no = c.client_no))),
         newest AS (
             SELECT COALESCE(max(first_generation), 0) AS generation FROM updates
             WHERE update_no = ANY ($3))
         SELECT count(*)::int4 AS clients,
-               (count(*) FILTER (WHERE cc.required && $3))::int4 AS non_compliant,
-               (count(*) FILTER (WHERE cc.client_no IS NULL OR (NOT cc.required && $3
-                    AND (cc.unknown && $3 OR cc.catalog_generation < newest.generation))))::int4
+               (count(*) FILTER (WHERE cc.required && $3::int4[]))::int4 AS non_compliant,
+               (count(*) FILTER (WHERE cc.client_no IS NULL OR (NOT cc.required && $3::int4[]
+                    AND (cc.unknown && $3::int4[] OR cc.catalog_generation < newest.generation))))::int4
                     AS unknown
         FROM newest, members LEFT JOIN client_compliance cc USING (client_no)";
     const PER_UPDATE: &str = "
         WITH members AS (
             SELECT cc.* FROM client_compliance cc
-            WHERE $1 = $2 OR EXISTS (SELECT FROM collection_members m
+            WHERE $1::int4 = $2::int4 OR EXISTS (SELECT FROM collection_members m
                   WHERE m.collection_no = $1 AND m.client_no = cc.client_no)),
         wanted AS (SELECT * FROM updates WHERE update_no = ANY ($3)),
         told AS (

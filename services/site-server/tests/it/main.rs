@@ -1,0 +1,10 @@
+//! The site server against a real database and a real broker, seen from outside: over gRPC with
+//! certificates, over AMQP as a management point would publish.
+#![allow(clippy::unwrap_used)] // helpers of tests fail by panicking
+
+mod catalog_and_content;
+mod clients;
+mod recording;
+mod roles;
+mod running;
+mod site;
