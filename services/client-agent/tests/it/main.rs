@@ -1,0 +1,12 @@
+//! The agent over a pretend machine against a pretend site: real TLS, real gRPC, real HTTP.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod crashes;
+mod downloads;
+mod enforcement;
+mod enrolment;
+mod reports;
+mod scans;
+mod site;
+mod world;
