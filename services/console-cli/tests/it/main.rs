@@ -5,6 +5,7 @@
 
 mod commands;
 mod console;
+mod documents;
 mod errors;
 mod fake;
 mod login;
