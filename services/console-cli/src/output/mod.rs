@@ -34,7 +34,7 @@ pub(crate) enum Format {
 
 /// An answer that can be printed.
 pub(crate) trait Document {
-    /// For programs; see [`json`].
+    /// For programs; see [`mod@json`].
     fn json(&self) -> Result<Value, Failure>;
     /// For people; `now` is what relative times relate to.
     fn blocks(&self, now: Timestamp) -> Vec<Block>;
