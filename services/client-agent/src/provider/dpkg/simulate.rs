@@ -1,6 +1,7 @@
 //! What apt would do, before it does it: every package must be one that the policy approves, in
 //! the same version, and the vendor's signed index must name the same file.
 
+use muster_apt::packages::BinaryPackage;
 use muster_domain::error_code;
 
 use super::{DpkgRoot, last_lines};
@@ -37,16 +38,10 @@ pub(super) async fn simulate(
     let planned = planned(&said.stdout)?;
     let files = approve(&planned, approved)?;
 
-    let mut args: Vec<&str> = OPTIONS.to_vec();
-    args.extend(["--print-uris", "install"]);
-    args.extend(arguments.iter().map(String::as_str));
-    let said = root.look("apt-get", &args).await?;
-    if !said.success {
-        return Err(refused(&said.stderr, &said.stdout));
-    }
+    let records = records(root, &files).await?;
     files
         .into_iter()
-        .map(|file| vouched(file, &said.stdout))
+        .map(|file| vouched(file, &records))
         .collect()
 }
 
@@ -125,40 +120,52 @@ fn approve(planned: &[Planned], approved: &[Approved]) -> Result<Vec<Approved>, 
     planned.iter().map(find).collect()
 }
 
-/// The vendor's key of the two (reliability.md D1): apt's verified index must give the file that
-/// the policy names, by size and SHA-256.
-fn vouched(file: Approved, uris: &str) -> Result<Fetch, Failure> {
-    let untrusted = |why: String| Failure::new(error_code::UNTRUSTED_DEPLOYMENT, why);
-    let name = file_name(&file);
-    // 'address' name size ALGORITHM:hash
-    let found = uris
-        .lines()
-        .filter(|line| line.starts_with('\''))
-        .find_map(|line| {
-            let (_, rest) = line.get(1..)?.split_once("' ")?;
-            let mut words = rest.split_whitespace();
-            (words.next()? == name).then_some(())?;
-            Some((words.next()?.parse::<u64>().ok()?, words.next()?.to_owned()))
-        });
-    let Some((size, hash)) = found else {
-        return Err(untrusted(format!(
-            "the vendor's index has no {}",
-            file.title()
-        )));
-    };
-    let Some(sha256) = hash.strip_prefix("SHA256:") else {
-        return Err(untrusted(format!(
-            "the vendor's index has no SHA-256 for {}",
-            file.title()
-        )));
-    };
-    if size != file.size || !sha256.eq_ignore_ascii_case(&hex::encode(file.sha256)) {
-        return Err(untrusted(format!(
-            "the vendor's index names another file for {} than the policy",
-            file.title()
-        )));
+/// What the vendor's indexes say about packages: apt's own copies, whose signatures it verified.
+async fn records(root: &DpkgRoot, files: &[Approved]) -> Result<Vec<BinaryPackage>, Failure> {
+    if files.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(Fetch { file, name })
+    let arguments = arguments(files);
+    let mut args = vec!["show"];
+    args.extend(arguments.iter().map(String::as_str));
+    let said = root.look("apt-cache", &args).await?;
+    if !said.success {
+        return Err(refused(&said.stderr, ""));
+    }
+    Ok(read_records(&said.stdout))
+}
+
+/// Records of apt-cache. One that is not of an index (dpkg's own has no file) is left out.
+fn read_records(text: &str) -> Vec<BinaryPackage> {
+    let mut reader = muster_apt::packages::Reader::new(text.as_bytes());
+    let mut records = Vec::new();
+    while let Ok(Some(record)) = reader.next_package() {
+        records.extend(record);
+    }
+    records
+}
+
+/// The vendor's key of the two (reliability.md D1): a verified index must give the file that the
+/// policy names, by size and SHA-256.
+fn vouched(file: Approved, records: &[BinaryPackage]) -> Result<Fetch, Failure> {
+    let untrusted = |why: String| Failure::new(error_code::UNTRUSTED_DEPLOYMENT, why);
+    let mut same = records.iter().filter(|record| {
+        record.package == file.package
+            && record.version.as_str() == file.version
+            && record.architecture == file.architecture
+    });
+    let title = file.title();
+    if same.clone().next().is_none() {
+        return Err(untrusted(format!("the vendor's index has no {title}")));
+    }
+    if !same.any(|record| record.size == file.size && record.sha256 == file.sha256) {
+        let why = format!("the vendor's index names another file for {title} than the policy");
+        return Err(untrusted(why));
+    }
+    Ok(Fetch {
+        name: file_name(&file),
+        file,
+    })
 }
 
 /// The name under which apt looks for a package in its archives folder.
@@ -254,22 +261,27 @@ mod tests {
     #[test]
     fn the_vendor_and_the_site_must_name_the_same_file() {
         let file = file("libssl3", "1:3.0.15-1", "amd64");
-        let hash = "ab".repeat(32);
-        let uris = |name: &str, size: u64, hash: &str| {
-            format!("'https://dp.example/apt/x/pool/l.deb' {name} {size} {hash}\n")
+        let record = |version: &str, size: u64, byte: &str| {
+            read_records(&format!(
+                "Package: libssl3\nVersion: {version}\nArchitecture: amd64\nSize: {size}\n\
+                 Filename: pool/main/o/openssl/l.deb\nSHA256: {}\n\n\
+                 Package: libssl3\nStatus: install ok installed\nVersion: 1:3.0.15-1\n\
+                 Architecture: amd64\n",
+                byte.repeat(32)
+            ))
         };
-        let name = "libssl3_1%3a3.0.15-1_amd64.deb";
-        let good = uris(name, 42, &format!("SHA256:{hash}"));
-        assert_eq!(vouched(file.clone(), &good).unwrap().name, name);
+        let good = record("1:3.0.15-1", 42, "ab");
+        assert_eq!(good.len(), 1, "dpkg's own record does not vouch for a file");
+        let fetch = vouched(file.clone(), &good).unwrap();
+        assert_eq!(fetch.name, "libssl3_1%3a3.0.15-1_amd64.deb");
         for bad in [
-            uris(name, 43, &format!("SHA256:{hash}")),
-            uris(name, 42, &format!("SHA256:{}", "ac".repeat(32))),
-            uris(name, 42, "MD5Sum:00"),
-            uris("other_1_amd64.deb", 42, &format!("SHA256:{hash}")),
-            String::new(),
+            record("1:3.0.15-1", 43, "ab"),
+            record("1:3.0.15-1", 42, "ac"),
+            record("1:3.0.16-1", 42, "ab"),
+            Vec::new(),
         ] {
             let failure = vouched(file.clone(), &bad).unwrap_err();
-            assert_eq!(failure.code, error_code::UNTRUSTED_DEPLOYMENT, "{bad}");
+            assert_eq!(failure.code, error_code::UNTRUSTED_DEPLOYMENT, "{bad:?}");
         }
     }
 }
