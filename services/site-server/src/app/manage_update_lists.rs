@@ -2,6 +2,7 @@
 
 use deadpool_postgres::GenericClient;
 use muster_proto::catalog as pb;
+use prost::Message;
 
 use super::{Error, Site, manage_clients};
 use crate::domain::names;
@@ -62,7 +63,7 @@ pub(crate) async fn list_updates(
     let db = site.db().await?;
     let filter = filter(&db, request.filter.as_ref()).await?;
     let (mut found, total) = updates::list(&db, &filter, request.sort(), page).await?;
-    let next_page_token = page.cut(&mut found);
+    let next_page_token = page.fit(&mut found, Message::encoded_len);
     Ok(pb::ListUpdatesResponse {
         updates: found,
         next_page_token,
@@ -88,6 +89,7 @@ pub(crate) async fn get_update(
         .pop()
         .ok_or_else(unknown)?;
     if let Some(update) = &mut found.update {
+        update.description = updates::description(&db, number).await?;
         update.leaves = updates::leaves(&db, number).await?;
     }
     Ok(found)

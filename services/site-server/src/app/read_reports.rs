@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use muster_proto::report as pb;
+use prost::Message;
 
 use super::manage_update_lists;
 use super::{Error, Site, manage_clients, manage_collections, manage_deployments};
@@ -44,19 +45,16 @@ pub(crate) async fn get_enforcement(
         state => Some(i16::try_from(state).unwrap_or(-1)),
     };
     let mut rows = reports::enforcement_clients(&db, number, state, page).await?;
-    let next_page_token = page.cut(&mut rows);
     let numbers: Vec<i32> = rows.iter().map(|(client_no, _)| *client_no).collect();
     let mut updates: HashMap<i32, Vec<pb::UpdateState>> = HashMap::new();
     for (client_no, state) in reports::enforcement_updates(&db, number, &numbers).await? {
         updates.entry(client_no).or_default().push(state);
     }
-    let clients = rows
-        .into_iter()
-        .map(|(client_no, client)| pb::ClientEnforcement {
-            updates: updates.remove(&client_no).unwrap_or_default(),
-            ..client
-        })
-        .collect();
+    for (client_no, client) in &mut rows {
+        client.updates = updates.remove(client_no).unwrap_or_default();
+    }
+    let next_page_token = page.fit(&mut rows, |(_, client)| client.encoded_len());
+    let clients = rows.into_iter().map(|(_, client)| client).collect();
     let states = reports::enforcement_counts(&db, number).await?;
     Ok(pb::GetEnforcementResponse {
         states,

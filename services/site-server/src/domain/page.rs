@@ -12,6 +12,9 @@ pub(crate) struct Page {
     pub(crate) offset: i64,
 }
 
+/// The rows of a page have this many bytes at most; a message may have a little more.
+const MAX_BYTES: usize = 3 * 1024 * 1024;
+
 /// Lists end here: nobody reads further, and an offset costs what it skips.
 const MAX_OFFSET: i64 = 1_000_000;
 
@@ -49,6 +52,27 @@ impl Page {
         rows.truncate(limit);
         (self.offset + self.limit).to_string()
     }
+
+    /// As [`Page::cut`], and shorter when the rows would not fit into one message; the next page
+    /// then begins earlier.
+    pub(crate) fn fit<T>(&self, rows: &mut Vec<T>, bytes: impl Fn(&T) -> usize) -> String {
+        let token = self.cut(rows);
+        let mut sum = 0;
+        let fitting = rows
+            .iter()
+            .take_while(|row| {
+                sum += bytes(row);
+                sum <= MAX_BYTES
+            })
+            .count();
+        if fitting == rows.len() {
+            return token;
+        }
+        // A row that is too long by itself is still a page: nobody must wait in front of it.
+        let kept = fitting.max(1);
+        rows.truncate(kept);
+        (self.offset + i64::try_from(kept).unwrap_or(1)).to_string()
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +88,18 @@ mod tests {
         let page = Page::read(2, &token).unwrap();
         assert_eq!(page.offset, 2);
         assert_eq!(page.cut(&mut vec![3]), "");
+    }
+
+    #[test]
+    fn a_page_of_long_rows_is_shorter() {
+        let page = Page::read(10, "20").unwrap();
+        let mut rows = vec![2 * 1024 * 1024; 3];
+        assert_eq!(page.fit(&mut rows, |bytes| *bytes), "21");
+        assert_eq!(rows.len(), 1);
+        let mut rows = vec![MAX_BYTES + 1; 2];
+        assert_eq!(page.fit(&mut rows, |bytes| *bytes), "21");
+        let mut rows = vec![1; 3];
+        assert_eq!(page.fit(&mut rows, |bytes| *bytes), "");
     }
 
     #[test]

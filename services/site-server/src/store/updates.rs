@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use super::collections::ALL_SYSTEMS;
 use super::{large, number, query, query_opt, time};
 use crate::app::Error;
+use crate::domain::names::cleaned;
 use crate::domain::page::Page;
 
 /// Which updates; the collection of the filter comes as its number.
@@ -19,6 +20,9 @@ pub(crate) struct Filter {
     /// Only these.
     pub(crate) numbers: Option<Vec<i32>>,
 }
+
+/// Bytes of a description that lists show; [`description`] has all of it.
+const IN_LISTS: usize = 256;
 
 /// One row per update. A client whose catalog is older than the update has no data for it:
 /// `informed` counts those that have.
@@ -129,7 +133,7 @@ fn summary(row: &Row) -> pb::UpdateSummary {
             update_id: row.get("update_id"),
             revision: number(row, "revision"),
             title: row.get("title"),
-            description: row.get("description"),
+            description: cleaned(row.get("description"), IN_LISTS),
             classification: row.get::<_, i16>("classification").into(),
             severity: row.get::<_, i16>("severity").into(),
             product: row.get("product"),
@@ -163,6 +167,12 @@ pub(crate) async fn number_of(
     Ok(query_opt(db, SQL, &[&update_id])
         .await?
         .map(|row| row.get(0)))
+}
+
+/// The whole description of an update.
+pub(crate) async fn description(db: &impl GenericClient, update_no: i32) -> Result<String, Error> {
+    const SQL: &str = "SELECT description FROM updates WHERE update_no = $1";
+    Ok(super::query_one(db, SQL, &[&update_no]).await?.get(0))
 }
 
 /// Those of the numbers that no update has.

@@ -2,9 +2,11 @@
 //! certificates, over AMQP as a management point would publish.
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking
 
-mod catalog_and_content;
+mod catalog;
 mod clients;
+mod deployments;
 mod recording;
 mod roles;
 mod running;
+mod schema;
 mod site;

@@ -1,0 +1,392 @@
+-- What the migrations of this folder make, for reading. Written by the site server's test
+-- `schema`: change a table by a new migration, then run it with MUSTER_WRITE_SCHEMA=1.
+
+CREATE TABLE catalog_state (
+    only_row boolean NOT NULL DEFAULT true,
+    generation bigint NOT NULL,
+    changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (only_row),
+    CHECK (only_row)
+);
+
+CREATE TABLE client_compliance (
+    client_no integer NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    catalog_generation bigint NOT NULL,
+    installed integer[] NOT NULL,
+    required integer[] NOT NULL,
+    unknown integer[] NOT NULL,
+    changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (client_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no)
+);
+CREATE INDEX client_compliance_by_generation ON client_compliance USING btree (catalog_generation);
+
+CREATE TABLE client_health (
+    client_no integer NOT NULL,
+    healthy boolean NOT NULL,
+    problems text[] NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    PRIMARY KEY (client_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no)
+);
+
+CREATE TABLE clients (
+    client_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,
+    client_id uuid NOT NULL,
+    host_name text NOT NULL,
+    os_id text NOT NULL,
+    os_version_id text NOT NULL,
+    architecture text NOT NULL,
+    agent_version text NOT NULL,
+    machine_id_hash bytea NOT NULL,
+    certificate_fingerprint text NOT NULL,
+    certificate_ends_at timestamp with time zone NOT NULL,
+    epoch integer NOT NULL,
+    enrolled_at timestamp with time zone NOT NULL DEFAULT now(),
+    last_policy_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    UNIQUE (client_id),
+    PRIMARY KEY (client_no),
+    CHECK ((epoch > 0))
+);
+CREATE INDEX clients_by_host_name ON clients USING btree (host_name) WHERE (deleted_at IS NULL);
+
+CREATE TABLE collection_members (
+    collection_no integer NOT NULL,
+    client_no integer NOT NULL,
+    PRIMARY KEY (collection_no, client_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no),
+    FOREIGN KEY (collection_no) REFERENCES collections(collection_no) ON DELETE CASCADE
+);
+CREATE INDEX collection_members_by_client ON collection_members USING btree (client_no);
+
+CREATE TABLE collections (
+    collection_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,
+    collection_id uuid NOT NULL,
+    name text NOT NULL,
+    description text NOT NULL,
+    built_in boolean NOT NULL DEFAULT false,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    UNIQUE (collection_id),
+    PRIMARY KEY (collection_no)
+);
+CREATE UNIQUE INDEX collections_by_name ON collections USING btree (lower(name));
+
+CREATE TABLE content_files (
+    sha256 bytea NOT NULL,
+    size bigint NOT NULL,
+    path text NOT NULL,
+    archive_uri text NOT NULL,
+    PRIMARY KEY (sha256),
+    CHECK ((length(sha256) = 32))
+);
+
+CREATE TABLE deployment_states (
+    client_no integer NOT NULL,
+    deployment_no integer NOT NULL,
+    compliance smallint NOT NULL,
+    enforcement smallint NOT NULL,
+    evaluation smallint NOT NULL,
+    error_code integer NOT NULL,
+    detail text NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    PRIMARY KEY (client_no, deployment_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no),
+    FOREIGN KEY (deployment_no) REFERENCES deployments(deployment_no) ON DELETE CASCADE,
+    CHECK (((compliance >= 0) AND (compliance <= 3))),
+    CHECK (((enforcement >= 0) AND (enforcement <= 12))),
+    CHECK (((evaluation >= 0) AND (evaluation <= 3)))
+);
+CREATE INDEX deployment_states_by_deployment ON deployment_states USING btree (deployment_no);
+
+CREATE TABLE deployment_updates (
+    deployment_no integer NOT NULL,
+    update_no integer NOT NULL,
+    PRIMARY KEY (deployment_no, update_no),
+    FOREIGN KEY (deployment_no) REFERENCES deployments(deployment_no) ON DELETE CASCADE,
+    FOREIGN KEY (update_no) REFERENCES updates(update_no)
+);
+CREATE INDEX deployment_updates_by_update ON deployment_updates USING btree (update_no);
+
+CREATE TABLE deployments (
+    deployment_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,
+    deployment_id uuid NOT NULL,
+    name text NOT NULL,
+    collection_no integer NOT NULL,
+    update_list_no integer,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    available_at timestamp with time zone NOT NULL,
+    deadline_at timestamp with time zone,
+    suppress_restart boolean NOT NULL,
+    UNIQUE (deployment_id),
+    PRIMARY KEY (deployment_no),
+    FOREIGN KEY (collection_no) REFERENCES collections(collection_no),
+    FOREIGN KEY (update_list_no) REFERENCES update_lists(update_list_no)
+);
+CREATE INDEX deployments_by_collection ON deployments USING btree (collection_no);
+CREATE UNIQUE INDEX deployments_by_name ON deployments USING btree (lower(name));
+
+CREATE TABLE distribution_states (
+    distribution_point text NOT NULL,
+    sha256 bytea NOT NULL,
+    state smallint NOT NULL,
+    bytes_fetched bigint NOT NULL DEFAULT 0,
+    detail text NOT NULL DEFAULT ''::text,
+    changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (distribution_point, sha256),
+    FOREIGN KEY (sha256) REFERENCES content_files(sha256) ON DELETE CASCADE,
+    CHECK (((state >= 1) AND (state <= 5)))
+);
+CREATE INDEX distribution_states_by_sha256 ON distribution_states USING btree (sha256, state);
+
+CREATE TABLE enrolment_token_collections (
+    token_hash bytea NOT NULL,
+    collection_no integer NOT NULL,
+    PRIMARY KEY (token_hash, collection_no),
+    FOREIGN KEY (collection_no) REFERENCES collections(collection_no) ON DELETE CASCADE,
+    FOREIGN KEY (token_hash) REFERENCES enrolment_tokens(token_hash) ON DELETE CASCADE
+);
+
+CREATE TABLE enrolment_tokens (
+    token_hash bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone,
+    used_key_hash bytea,
+    client_no integer,
+    PRIMARY KEY (token_hash),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no),
+    CHECK ((((used_at IS NULL) = (used_key_hash IS NULL)) AND ((used_at IS NULL) = (client_no IS NULL)))),
+    CHECK ((length(token_hash) = 32))
+);
+
+CREATE TABLE inventories (
+    client_no integer NOT NULL,
+    kernel text NOT NULL,
+    installed_packages integer NOT NULL,
+    free_disk_bytes bigint NOT NULL,
+    memory_bytes bigint NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    PRIMARY KEY (client_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no)
+);
+
+CREATE TABLE package_files (
+    package_no integer NOT NULL,
+    sha256 bytea NOT NULL,
+    PRIMARY KEY (package_no, sha256),
+    FOREIGN KEY (package_no) REFERENCES packages(package_no) ON DELETE CASCADE,
+    FOREIGN KEY (sha256) REFERENCES content_files(sha256)
+);
+CREATE INDEX package_files_by_sha256 ON package_files USING btree (sha256);
+
+CREATE TABLE package_updates (
+    package_no integer NOT NULL,
+    update_no integer NOT NULL,
+    PRIMARY KEY (package_no, update_no),
+    FOREIGN KEY (package_no) REFERENCES packages(package_no) ON DELETE CASCADE,
+    FOREIGN KEY (update_no) REFERENCES updates(update_no)
+);
+
+CREATE TABLE packages (
+    package_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,
+    package_id uuid NOT NULL,
+    name text NOT NULL,
+    all_leaves boolean NOT NULL,
+    update_list_no integer,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    UNIQUE (package_id),
+    PRIMARY KEY (package_no),
+    FOREIGN KEY (update_list_no) REFERENCES update_lists(update_list_no)
+);
+CREATE UNIQUE INDEX packages_by_name ON packages USING btree (lower(name));
+
+CREATE TABLE policy_revision (
+    only_row boolean NOT NULL DEFAULT true,
+    revision bigint NOT NULL,
+    PRIMARY KEY (only_row),
+    CHECK (only_row)
+);
+
+CREATE TABLE published_suites (
+    distribution_point text NOT NULL,
+    suite_key text NOT NULL,
+    suite text NOT NULL,
+    archive_uri text NOT NULL,
+    components text[] NOT NULL,
+    architectures text[] NOT NULL,
+    signed_by text NOT NULL,
+    ignore_valid_until boolean NOT NULL,
+    snapshot_hash bytea NOT NULL,
+    published_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (distribution_point, suite_key),
+    CHECK ((suite_key ~ '^[0-9a-f]{16}$'::text))
+);
+
+CREATE TABLE quarantine (
+    quarantine_no bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    received_at timestamp with time zone NOT NULL DEFAULT now(),
+    origin text NOT NULL,
+    reason text NOT NULL,
+    body bytea NOT NULL,
+    body_hash bytea NOT NULL,
+    attempts integer NOT NULL DEFAULT 1,
+    UNIQUE (body_hash, origin),
+    PRIMARY KEY (quarantine_no)
+);
+
+CREATE TABLE recorded_totals (
+    only_row boolean NOT NULL DEFAULT true,
+    reports bigint NOT NULL,
+    states bigint NOT NULL,
+    PRIMARY KEY (only_row),
+    CHECK (only_row)
+);
+
+CREATE TABLE report_streams (
+    client_no integer NOT NULL,
+    epoch integer NOT NULL,
+    has_full boolean NOT NULL DEFAULT false,
+    contiguous_serial bigint NOT NULL DEFAULT 0,
+    highest_serial bigint NOT NULL DEFAULT 0,
+    early_reports bytea[] NOT NULL DEFAULT '{}'::bytea[],
+    gap_since timestamp with time zone,
+    wants_full boolean NOT NULL DEFAULT true,
+    last_report_at timestamp with time zone,
+    PRIMARY KEY (client_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no)
+);
+
+CREATE TABLE restart_states (
+    client_no integer NOT NULL,
+    pending boolean NOT NULL,
+    reason text NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    PRIMARY KEY (client_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no)
+);
+
+CREATE TABLE scan_states (
+    client_no integer NOT NULL,
+    state smallint NOT NULL,
+    last_scanned_at timestamp with time zone,
+    error_code integer NOT NULL,
+    detail text NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    PRIMARY KEY (client_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no),
+    CHECK (((state >= 0) AND (state <= 6)))
+);
+
+CREATE TABLE sites (
+    site_code text NOT NULL,
+    name text NOT NULL,
+    parent_site_code text,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (site_code),
+    CHECK ((site_code ~ '^[A-Z0-9]{3}$'::text))
+);
+
+CREATE TABLE update_counters (
+    update_no integer NOT NULL,
+    installed integer NOT NULL,
+    required integer NOT NULL,
+    unknown integer NOT NULL,
+    PRIMARY KEY (update_no)
+);
+CREATE INDEX update_counters_required ON update_counters USING btree (update_no) WHERE (required > 0);
+
+CREATE TABLE update_enforcement_states (
+    client_no integer NOT NULL,
+    deployment_no integer NOT NULL,
+    update_no integer NOT NULL,
+    state smallint NOT NULL,
+    error_code integer NOT NULL,
+    detail text NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    PRIMARY KEY (client_no, deployment_no, update_no),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no),
+    FOREIGN KEY (deployment_no) REFERENCES deployments(deployment_no) ON DELETE CASCADE,
+    CHECK (((state >= 0) AND (state <= 14)))
+);
+CREATE INDEX update_enforcement_states_by_deployment ON update_enforcement_states USING btree (deployment_no);
+
+CREATE TABLE update_leaf_needs (
+    update_no integer NOT NULL,
+    package text NOT NULL,
+    first_seen_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (update_no, package)
+);
+
+CREATE TABLE update_leaves (
+    update_no integer NOT NULL,
+    leaf_no integer NOT NULL,
+    package text NOT NULL,
+    version text NOT NULL,
+    architecture text NOT NULL,
+    phased_percentage smallint NOT NULL,
+    sha256 bytea NOT NULL,
+    size bigint NOT NULL,
+    path text NOT NULL,
+    archive_uri text NOT NULL,
+    PRIMARY KEY (update_no, leaf_no),
+    FOREIGN KEY (update_no) REFERENCES updates(update_no),
+    CHECK ((length(sha256) = 32))
+);
+
+CREATE TABLE update_list_members (
+    update_list_no integer NOT NULL,
+    update_no integer NOT NULL,
+    PRIMARY KEY (update_list_no, update_no),
+    FOREIGN KEY (update_list_no) REFERENCES update_lists(update_list_no) ON DELETE CASCADE,
+    FOREIGN KEY (update_no) REFERENCES updates(update_no)
+);
+
+CREATE TABLE update_lists (
+    update_list_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,
+    update_list_id uuid NOT NULL,
+    name text NOT NULL,
+    description text NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    UNIQUE (update_list_id),
+    PRIMARY KEY (update_list_no)
+);
+CREATE UNIQUE INDEX update_lists_by_name ON update_lists USING btree (lower(name));
+
+CREATE TABLE updates (
+    update_no integer NOT NULL,
+    update_id text NOT NULL,
+    revision integer NOT NULL,
+    generation bigint NOT NULL,
+    first_generation bigint NOT NULL,
+    title text NOT NULL,
+    description text NOT NULL,
+    classification smallint NOT NULL,
+    severity smallint NOT NULL,
+    product text NOT NULL,
+    suite text NOT NULL,
+    source_package text NOT NULL,
+    source_version text NOT NULL,
+    cve_ids text[] NOT NULL,
+    released_at timestamp with time zone,
+    supersedes integer[] NOT NULL,
+    superseded_by integer[] NOT NULL,
+    expired boolean NOT NULL,
+    expired_at timestamp with time zone,
+    max_run_time_minutes integer NOT NULL,
+    needs_exclusive_handling boolean NOT NULL,
+    UNIQUE (update_id),
+    PRIMARY KEY (update_no),
+    CHECK ((update_no > 0))
+);
+CREATE INDEX updates_by_source_package ON updates USING btree (source_package text_pattern_ops, update_no);
