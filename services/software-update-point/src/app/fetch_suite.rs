@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::error::Cause;
 use super::plan_sources::Followed;
 use super::{Failure, Point};
+use crate::domain::archive::{SignedFile, SuiteSnapshot, SuiteState};
 use crate::domain::sync::Kind;
-use crate::store::suites::{SignedFile, SuiteSnapshot, SuiteState};
 use crate::store::upstream::{FetchError, Page};
 
 /// A suite after its release was looked at.

@@ -33,6 +33,8 @@ pub(crate) struct Point {
     /// Held while one is started, so that there is one at a time.
     pub(crate) starting: tokio::sync::Mutex<()>,
     catalog: RwLock<Arc<Catalog>>,
+    /// Held while a generation is loaded, so that it is loaded once.
+    loading: tokio::sync::Mutex<()>,
 }
 
 impl Point {
@@ -62,6 +64,7 @@ impl Point {
             progress: watch::Sender::new(None),
             starting: tokio::sync::Mutex::new(()),
             catalog: RwLock::new(Arc::new(Catalog::default())),
+            loading: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -72,6 +75,7 @@ impl Point {
 
     /// Takes over the generation that the database has, if it is another one. Returns whether it was.
     pub(crate) async fn refresh(&self) -> Result<bool, Error> {
+        let _once = self.loading.lock().await;
         let mut db = self
             .pool
             .get()

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{Error, Point};
+use crate::domain::archive::SuiteSnapshot;
 use crate::store;
-use crate::store::suites::SuiteSnapshot;
 
 /// The suites of a generation; 0 for the newest.
 pub(crate) async fn archive_snapshot(

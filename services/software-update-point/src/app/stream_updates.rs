@@ -1,8 +1,8 @@
 //! The updates that came or changed after a generation, page by page.
 
 use super::{Error, Point};
+use crate::domain::update::StoredUpdate;
 use crate::store;
-use crate::store::updates::StoredUpdate;
 
 /// The most updates of a page.
 const PAGE: u32 = 500;

@@ -10,10 +10,10 @@ use super::fetch_suite::{Fetched, blocking, fetch_indexes, fetch_release};
 use super::plan_sources::{Followed, plan_sources};
 use super::read_indexes::{Reading, read_indexes};
 use super::{Failure, Point};
+use crate::domain::archive::SuiteState;
 use crate::domain::diff::{Scope, SuiteKey, diff};
 use crate::domain::sync::{Kind, Phase, RejectedStanza, Sync};
 use crate::store;
-use crate::store::suites::SuiteState;
 
 /// Runs the synchronisation that `sync` describes, tells its progress, and returns the stanzas that
 /// were rejected. On an error nothing of the catalog has changed.

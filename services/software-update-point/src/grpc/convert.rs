@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use muster_proto::catalog as pb;
 use muster_proto::convert::to_timestamp;
 
+use crate::domain::archive::SuiteSnapshot;
 use crate::domain::catalog::Catalog;
 use crate::domain::collect::Leaf;
 use crate::domain::scan::Selected;
 use crate::domain::sync::{Kind, Phase, Sync};
-use crate::store::suites::SuiteSnapshot;
-use crate::store::updates::StoredUpdate;
+use crate::domain::update::StoredUpdate;
 
 pub(super) fn sync(sync: &Sync, next: Option<Timestamp>) -> pb::Sync {
     let kind = match sync.kind {

@@ -12,6 +12,7 @@ use super::{catalog, hash, to_i32, to_i64, to_u32, to_u64};
 use crate::domain::channel::{Channel, Classification};
 use crate::domain::collect::{Incoming, Leaf};
 use crate::domain::diff::{New, Relation};
+use crate::domain::update::StoredUpdate;
 
 /// `muster.catalog.v1.Classification`.
 fn classification(channel: &Channel) -> i16 {
@@ -279,30 +280,6 @@ pub(crate) async fn relate(
         db.execute(&statement, &params).await?;
     }
     Ok(())
-}
-
-/// An update as the site server gets it.
-#[derive(Debug)]
-pub(crate) struct StoredUpdate {
-    pub(crate) update_no: u32,
-    pub(crate) update_id: String,
-    pub(crate) revision: u32,
-    pub(crate) generation: u64,
-    pub(crate) channel: Channel,
-    pub(crate) source: String,
-    pub(crate) version: String,
-    pub(crate) title: String,
-    pub(crate) description: String,
-    pub(crate) classification: i16,
-    pub(crate) severity: i16,
-    pub(crate) cve_ids: Vec<String>,
-    pub(crate) released_at: Timestamp,
-    pub(crate) supersedes: Vec<u32>,
-    pub(crate) superseded_by: Vec<u32>,
-    pub(crate) expired_at: Option<Timestamp>,
-    pub(crate) max_run_time_minutes: u32,
-    pub(crate) needs_exclusive_handling: bool,
-    pub(crate) leaves: Vec<Leaf>,
 }
 
 /// The next updates after a place in the order of generation and number, up to a generation.
