@@ -29,7 +29,7 @@ use crate::config::Context;
 use crate::failure::{CONNECTION_CLOSED, Failure, Kind, certificate_refused, is_connection};
 
 /// Items asked for at once; the site allows as many for every list.
-const PAGE: u32 = 500;
+const PAGE: u32 = 1_000;
 /// More items than any list of a site has: a server that never ends must not fill our memory.
 const MAX_ITEMS: usize = 2_000_000;
 /// How long a watch tries to find a site server that went away, and one that never answered.
