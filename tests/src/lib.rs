@@ -44,6 +44,9 @@ impl Stage {
                 Setting::new(Service::SiteServer, "client_settings.scan_jitter", "1s"),
                 Setting::new(Service::SiteServer, "catalog_poll_interval", "1s"),
                 Setting::new(Service::ManagementPoint, "collect.next_report_in", "1s"),
+                // A fleet enrols from one address at once.
+                Setting::new(Service::ManagementPoint, "enrol.burst", 500),
+                Setting::new(Service::ManagementPoint, "enrol.per_minute", 6_000),
             ],
         };
         let site = Site::start(&state, &servers, plan, &say)?;

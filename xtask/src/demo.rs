@@ -77,6 +77,9 @@ fn settings() -> Vec<Setting> {
         client("client_settings.scan_jitter", "5s"),
         client("catalog_poll_interval", "2s"),
         Setting::new(Service::ManagementPoint, "collect.next_report_in", "2s"),
+        // Two hundred clients enrol from one address at once.
+        Setting::new(Service::ManagementPoint, "enrol.burst", 500),
+        Setting::new(Service::ManagementPoint, "enrol.per_minute", 6_000),
     ]
 }
 
@@ -95,6 +98,22 @@ struct Outcome {
     failed: u64,
     host_required: u64,
     clients: usize,
+}
+
+impl Outcome {
+    /// A demo that shows a failure has failed.
+    fn check(&self) -> Result<()> {
+        if self.required_after > 0 || self.failed > 0 || self.installed == 0 {
+            bail!(
+                "the root still requires {} of {} security updates; {} were installed, {} failed",
+                self.required_after,
+                self.required_before,
+                self.installed,
+                self.failed
+            );
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Demo<'a> {
@@ -154,6 +173,7 @@ impl<'a> Demo<'a> {
             "{reports} state messages with {states} states went through the queue"
         ));
         let updates = number(&self.admin.ask(&["describe", "site"])?["site"]["updates"]);
+        outcome.check()?;
         let line = json!({
             "root": {
                 "required_before": outcome.required_before,
