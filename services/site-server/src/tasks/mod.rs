@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_runtime::Tasks;
+use muster_runtime::status::chain;
+use muster_runtime::{Backoff, Tasks};
 
 use crate::app::{Site, backlog, distribute_content, follow_catalog};
 
@@ -17,9 +18,20 @@ const BACKLOG: Duration = Duration::from_secs(5);
 pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
     let every = site.config.catalog_poll_interval;
     let (it, nudge) = (Arc::clone(site), Arc::clone(&site.catalog_wanted));
+    let stop = tasks.token();
     tasks.every("follow-catalog", every, Some(nudge), move || {
-        let site = Arc::clone(&it);
-        async move { follow_catalog::follow_catalog(&site).await }
+        let (site, stop) = (Arc::clone(&it), stop.clone());
+        async move {
+            // A software update point that starts after us must not wait for the next period.
+            let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+            while let Err(error) = follow_catalog::follow_catalog(&site).await {
+                tracing::warn!(error = %chain(&error), "cannot follow the catalog");
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
     });
     let (it, nudge) = (Arc::clone(site), Arc::clone(&site.content_wanted));
     tasks.every("distribute-content", CONTENT, Some(nudge), move || {
