@@ -33,8 +33,10 @@ async fn serve(site: &Site, address: &str, channel: &Channel) -> Result<(), Erro
     let db = site.db().await?;
     packages::want_files(&db, address).await?;
     remove(site, address, channel).await?;
-    let published = publish(site, address, channel).await?;
+    // Files are fetched while suites cannot be published, and the other way round.
+    let publication = publish(site, address, channel).await;
     let available = fetch(site, address, channel).await?;
+    let published = *publication.as_ref().unwrap_or(&false);
     if published || available > 0 {
         sites::raise_policy_revision(&db).await?;
         tracing::info!(
