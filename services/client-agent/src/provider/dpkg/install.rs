@@ -30,7 +30,24 @@ pub(super) async fn install(root: &DpkgRoot, job: &Job, content: &Content) -> Ou
 }
 
 async fn try_install(root: &DpkgRoot, job: &Job, content: &Content) -> Result<Outcome, Failure> {
-    root.repair().await?;
+    let before = root.repair().await?;
+    let mut outcome = in_order(root, job, content).await?;
+    if before.is_empty() {
+        return Ok(outcome);
+    }
+    // A package that was cut off in the middle is repaired by installing it again, which this
+    // job may just have done.
+    let after = root.audit().await?;
+    if !after.is_empty() {
+        let failure = Failure::new(error_code::PACKAGE_DATABASE_BROKEN, after);
+        for update in job.updates.keys() {
+            outcome.failed.insert(*update, failure.clone());
+        }
+    }
+    Ok(outcome)
+}
+
+async fn in_order(root: &DpkgRoot, job: &Job, content: &Content) -> Result<Outcome, Failure> {
     config::prepare(root, job)?;
     if let Some(keyring) = config::missing_keyring(root, job) {
         let detail = format!("this machine has no keyring {keyring}");

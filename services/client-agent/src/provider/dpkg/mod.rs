@@ -119,11 +119,16 @@ impl DpkgRoot {
         journal.is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    async fn repair(&self) -> Result<(), Failure> {
+    /// Finishes what an interrupted dpkg left. What it cannot finish by itself (a package that was
+    /// being unpacked must be installed again) comes back as dpkg's complaint; empty: all is well.
+    ///
+    /// # Errors
+    /// `PACKAGE_MANAGER_BUSY` when somebody else is at work for too long.
+    async fn repair(&self) -> Result<String, Failure> {
         let deadline = tokio::time::Instant::now() + LOCK_WAIT;
         loop {
             if !self.has_journal() && self.audit().await?.is_empty() {
-                return Ok(());
+                return Ok(String::new());
             }
             let args = ["--force-confdef", "--force-confold", "--configure", "-a"];
             // Maintainer scripts run: never ended from here.
@@ -140,13 +145,7 @@ impl DpkgRoot {
                 tokio::time::sleep(Duration::from_secs(2)).await;
                 continue;
             }
-            let audit = self.audit().await?;
-            return if audit.is_empty() {
-                Ok(())
-            } else {
-                let detail = format!("{}\n{audit}", last_lines(&stderr));
-                Err(Failure::new(error_code::PACKAGE_DATABASE_BROKEN, detail))
-            };
+            return self.audit().await;
         }
     }
 }
@@ -184,7 +183,14 @@ impl Provider for DpkgRoot {
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        self.repair().boxed()
+        async {
+            let complaint = self.repair().await?;
+            if !complaint.is_empty() {
+                tracing::warn!(complaint, "left for the next installation to repair");
+            }
+            Ok(())
+        }
+        .boxed()
     }
 }
 
