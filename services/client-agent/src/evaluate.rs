@@ -4,9 +4,8 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
-use muster_apt::Version;
 use muster_apt::phasing::{self, Verdict};
-use muster_apt::preferences::{ArchiveInfo, Available, Excluded, Subject, Why};
+use muster_apt::preferences::ArchiveInfo;
 use muster_domain::UpdateNo;
 use muster_domain::applicability::{Applicability, LeafVersion};
 use muster_domain::rule::Facts;
@@ -14,6 +13,7 @@ use muster_domain::states::Detection;
 use muster_proto::catalog::{ScanLeaf, ScanSuite, ScanUpdate};
 use muster_proto::convert;
 
+use crate::candidates::Candidates;
 use crate::provider::{Machine, Package};
 use crate::store::Catalog;
 
@@ -194,7 +194,7 @@ fn detect(
     }
 }
 
-fn version_of<'a>(update: &'a ScanUpdate, leaf: &'a ScanLeaf) -> &'a str {
+pub(crate) fn version_of<'a>(update: &'a ScanUpdate, leaf: &'a ScanLeaf) -> &'a str {
     if leaf.version.is_empty() {
         &update.version
     } else {
@@ -210,7 +210,7 @@ fn leaf_version<'a>(update: &'a ScanUpdate, leaf: &'a ScanLeaf) -> LeafVersion<'
     }
 }
 
-fn phased(
+pub(crate) fn phased(
     machine: &Machine,
     update: &ScanUpdate,
     leaf: &ScanLeaf,
@@ -347,142 +347,6 @@ impl<F: Fn(&str) -> Option<bool>> Facts for MachineFacts<'_, F> {
 
     fn compare_versions(&self, a: &str, b: &str) -> Option<Ordering> {
         muster_apt::version::compare(a, b).ok()
-    }
-}
-
-/// Versions that archives have, per package, and which of them apt would choose.
-struct Candidates<'a> {
-    machine: &'a Machine,
-    available: HashMap<&'a str, Vec<Offered<'a>>>,
-}
-
-struct Offered<'a> {
-    version: Version,
-    architecture: &'a str,
-    archive: &'a ArchiveInfo,
-    phased: Option<u8>,
-}
-
-struct Choice {
-    version: String,
-    /// Why newer versions were passed over, by version.
-    why_not: HashMap<String, String>,
-}
-
-impl<'a> Candidates<'a> {
-    fn new(
-        machine: &'a Machine,
-        catalog: &'a Catalog,
-        archives: &'a BTreeMap<i64, ArchiveInfo>,
-    ) -> Self {
-        let mut available: HashMap<&str, Vec<Offered<'_>>> = HashMap::new();
-        for cached in &catalog.updates {
-            let Some(archive) = archives.get(&cached.suite_no) else {
-                continue;
-            };
-            let suite = catalog.suites.get(&cached.suite_no);
-            for leaf in &cached.update.leaves {
-                let Ok(version) = version_of(&cached.update, leaf).parse() else {
-                    continue;
-                };
-                let phased = match phased(machine, &cached.update, leaf, suite) {
-                    Verdict::HeldBack { percentage, .. } => Some(percentage),
-                    Verdict::NotPhased | Verdict::Included => None,
-                };
-                let architecture = leaf.architecture.as_str();
-                available.entry(&leaf.package).or_default().push(Offered {
-                    version,
-                    architecture,
-                    archive,
-                    phased,
-                });
-            }
-        }
-        Self { machine, available }
-    }
-
-    fn of(&self, package: &Package) -> Choice {
-        let native = self.machine.architecture.as_str();
-        let own = package.architecture == native || package.architecture == "all";
-        let offered = self.available.get(package.name.as_str());
-        let offered: Vec<&Offered<'_>> = offered
-            .into_iter()
-            .flatten()
-            .filter(|o| match o.architecture {
-                "" | "all" => own,
-                wanted => package.architecture == wanted || (wanted == native && own),
-            })
-            .collect();
-        let mut why_not = HashMap::new();
-        let mut by_version: BTreeMap<&str, (&Version, Vec<&ArchiveInfo>)> = BTreeMap::new();
-        for one in offered {
-            if let Some(percentage) = one.phased {
-                // apt gives such a version a priority below the installed one's.
-                why_not.insert(one.version.to_string(), format!("phased {percentage} %"));
-                continue;
-            }
-            by_version
-                .entry(one.version.as_str())
-                .or_insert_with(|| (&one.version, Vec::new()))
-                .1
-                .push(one.archive);
-        }
-        let available: Vec<Available<'_>> = by_version
-            .values()
-            .map(|(version, archives)| Available { version, archives })
-            .collect();
-        let installed: Option<Version> = package.version.parse().ok();
-        let subject = Subject {
-            package: &package.name,
-            architecture: &package.architecture,
-            source: &package.source,
-            native,
-        };
-        let candidate = self
-            .machine
-            .pins
-            .candidate(subject, installed.as_ref(), &available);
-        let chosen = candidate.chosen();
-        let version = chosen.map_or_else(
-            || package.version.clone(),
-            |judged| judged.version.to_string(),
-        );
-        for judged in &candidate.judged {
-            let newer = chosen.is_none_or(|chosen| judged.version > chosen.version);
-            if !newer
-                || installed
-                    .as_ref()
-                    .is_some_and(|held| judged.version <= *held)
-            {
-                continue;
-            }
-            let priority = judged.priority;
-            let reason = match (&judged.why, judged.excluded) {
-                (Why::Pinned(place) | Why::ArchivePinned(place), _) => format!(
-                    "pinned by {}:{} to {priority}",
-                    place.file.display(),
-                    place.line
-                ),
-                (Why::Default, _) if priority < 500 => {
-                    format!("its archive is not automatic, priority {priority}")
-                }
-                (Why::Default | Why::Installed, Some(Excluded::NeverChosen)) => {
-                    "never chosen".to_owned()
-                }
-                (Why::Default | Why::Installed, Some(Excluded::Downgrade) | None) => {
-                    match chosen.map(|chosen| &chosen.why) {
-                        Some(Why::Pinned(place) | Why::ArchivePinned(place)) => format!(
-                            "pinned by {}:{} to {version}",
-                            place.file.display(),
-                            place.line
-                        ),
-                        _ => format!("apt prefers {version}"),
-                    }
-                }
-            };
-            why_not.insert(judged.version.to_string(), reason);
-        }
-        Choice { version, why_not }
     }
 }
 

@@ -8,6 +8,7 @@
 //! of it survives in [`store`]; [`daemon`] does each at its time. [`Agent`] is one client.
 
 mod agent;
+mod candidates;
 pub mod daemon;
 pub mod download;
 mod enforce;
@@ -21,6 +22,7 @@ pub mod reporter;
 mod scan;
 mod status;
 pub mod store;
+mod topics;
 mod wire;
 
 pub use agent::{Agent, AgentFile, Options, short, tls_files};

@@ -296,7 +296,7 @@ fn keep_waiting_for_restart(
     }
     if still != waiting {
         let over: BTreeSet<UpdateNo> = waiting.difference(&still).copied().collect();
-        crate::enforce::restarted(w, &evaluation, &over, now)?;
+        crate::topics::restarted(w, &evaluation, &over, now)?;
         w.set_restart_pending(&still)?;
     }
     Ok(evaluation)

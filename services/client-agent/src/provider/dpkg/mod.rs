@@ -1,5 +1,5 @@
 //! A Debian root: `/`, or a folder that has one in it (a chroot). What it has is read from its
-//! files; what is done to it, apt does ([`install`], configured by [`config`]).
+//! files; what is done to it, apt does (`install`, configured by `config`).
 
 mod config;
 mod facts;
