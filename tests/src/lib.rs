@@ -130,6 +130,17 @@ impl Stage {
         Ok(wanted)
     }
 
+    /// Ends a story that went well: nothing of it stays.
+    ///
+    /// # Errors
+    /// A process cannot be stopped, or a file cannot be removed.
+    pub fn end(mut self) -> Result<()> {
+        if let Some(mut site) = self.site.take() {
+            site.stop()?;
+        }
+        state::remove(&self.folder, Duration::from_secs(20)).map(|_| ())
+    }
+
     /// How a client's updates ended, as `(update, enforcement state)` in ascending order.
     ///
     /// # Errors
@@ -160,11 +171,11 @@ impl Drop for Stage {
         {
             say(&format!("stopping the site: {error:#}"));
         }
-        // A story that failed leaves its logs; one that went well leaves nothing.
-        if !std::thread::panicking()
-            && let Err(error) = state::remove(&self.folder, Duration::from_secs(20))
-        {
-            say(&format!("removing the stage: {error:#}"));
+        if self.folder.exists() {
+            say(&format!(
+                "this story did not end well; logs are in {}",
+                self.folder.display()
+            ));
         }
     }
 }

@@ -140,7 +140,8 @@ fn a_real_root_is_patched_while_everything_around_it_is_killed() -> Result<()> {
         Vec::<u64>::new()
     );
     agent.stop()?;
-    root.remove()
+    root.remove()?;
+    stage.end()
 }
 
 #[test]
@@ -197,5 +198,6 @@ fn a_simulated_fleet_ends_with_the_same_report_after_kills_of_everything() -> Re
         0,
         "poison from nowhere"
     );
-    fleet.stop()
+    fleet.stop()?;
+    stage.end()
 }

@@ -81,7 +81,8 @@ fn the_agent_requires_exactly_the_packages_that_apt_calls_upgradable() -> Result
     let truth = apt(upgradable(None, &scratch)?);
     let (required, explained) = agent(&host)?;
     assert_eq!(required, truth, "this machine; explained: {explained:?}");
-    root.remove()
+    root.remove()?;
+    stage.end()
 }
 
 fn apt(found: Vec<muster_local::debian_root::Upgradable>) -> Packages {

@@ -56,7 +56,8 @@ fn an_altered_package_on_the_distribution_point_is_not_installed() -> Result<()>
         errors.contains("what the policy names"),
         "the error names no check: {errors}"
     );
-    root.remove()
+    root.remove()?;
+    stage.end()
 }
 
 /// Turns one byte in the middle, and keeps the size.

@@ -124,8 +124,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 pub async fn start(config: Config) -> anyhow::Result<Handle> {
     muster_runtime::crypto::install();
     let tasks = Tasks::new();
+    let started = start_with(config, &tasks).await;
+    if started.is_err() {
+        // What did start holds the ports that the next try needs.
+        tasks.stop(PATIENCE).await;
+    }
+    started
+}
+
+async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
     let readiness = Readiness::new();
-    let admin = admin::serve(&config.admin, readiness.clone(), &tasks)
+    let admin = admin::serve(&config.admin, readiness.clone(), tasks)
         .await
         .context("cannot open the admin port")?;
     muster_postgres::migrate(&config.postgres, migrations::migrations::runner())
@@ -134,24 +143,27 @@ pub async fn start(config: Config) -> anyhow::Result<Handle> {
     let pool = muster_postgres::connect(&config.postgres)
         .await
         .context("cannot use the site database")?;
-    muster_postgres::watch(&pool, "site", &tasks);
-    let lease = lease(&config, &tasks).await?;
+    muster_postgres::watch(&pool, "site", tasks);
+    let lease = lease(&config, tasks).await?;
     let site = Arc::new(app::Site::new(config, pool)?);
     let (code, name) = (site.config.site_code, site.config.site_name.clone());
     store::sites::keep_own(&site.pool.get().await?, code, &name).await?;
     // The server first: a management point that cannot reach us has no policy to give.
-    let server = grpc::serve(&site, &tasks)
+    let server = grpc::serve(&site, tasks)
         .await
         .context("cannot serve gRPC")?;
-    bus::states::consume(&site, &tasks, readiness.clone()).await?;
-    tasks::start(&site, &tasks);
+    if let Err(error) = bus::states::consume(&site, tasks, readiness.clone()).await {
+        server.stop(PATIENCE).await;
+        return Err(error.into());
+    }
+    tasks::start(&site, tasks);
     let addr = server.addr();
     tracing::info!(site.code = %code, site.name = name, %addr, "site server at work");
     Ok(Handle {
         addr,
         admin,
         server,
-        tasks,
+        tasks: tasks.clone(),
         readiness,
         lease,
     })
