@@ -155,9 +155,16 @@ impl World {
             row.states.merge(&report.states)
         };
         row.serial = report.serial;
-        self.matrix.apply(client_no, row.generation, &changes);
+        // What was held before is only a hint, and sometimes wrong.
+        let mut told = changes.clone();
+        for (change, hint) in told.iter_mut().zip(Detection::ALL.iter().cycle()) {
+            if report.serial.is_multiple_of(3) {
+                change.from = *hint;
+            }
+        }
+        self.matrix.apply(client_no, row.generation, &told);
         // The same again, as after a batch that was applied and not acknowledged.
-        self.matrix.apply(client_no, row.generation, &changes);
+        self.matrix.apply(client_no, row.generation, &told);
 
         self.model.clients.insert(client_no);
         self.model.generation.insert(client_no, row.generation);
@@ -255,6 +262,7 @@ impl World {
                         break;
                     }
                     paged.extend(page);
+                    prop_assert!(paged.len() <= CLIENTS.len());
                 }
                 let expected: Vec<u32> = self
                     .model
