@@ -10,12 +10,22 @@ use muster_local::{Interrupt, State, state};
 
 fn main() -> anyhow::Result<()> {
     let no_install = std::env::args().any(|it| it == "--no-install");
-    let install = if no_install { Install::No } else { Install::Yes };
+    let install = if no_install {
+        Install::No
+    } else {
+        Install::Yes
+    };
     let programs = packages::ensure(install, &|line| println!("{line}"))?;
-    println!("{} and RabbitMQ {}", programs.postgres_version, programs.rabbitmq_version);
+    println!(
+        "{} and RabbitMQ {}",
+        programs.postgres_version, programs.rabbitmq_version
+    );
     let root = std::env::temp_dir().join(format!("muster-example-{}", std::process::id()));
     let servers = TestServers::start(&State::open(&root, Interrupt::default())?, &programs)?;
-    println!("both answer; the broker's port is {}", servers.rabbit.amqp_port());
+    println!(
+        "both answer; the broker's port is {}",
+        servers.rabbit.amqp_port()
+    );
     drop(servers);
     let removed = state::remove(&root, Duration::ZERO)?;
     println!("stopped, and removed {} folders", removed.folders.len());
