@@ -24,7 +24,7 @@ use muster_runtime::grpc::{Handle, Limits, Server, ServerConfig};
 
 pub use config::Config;
 
-use crate::app::Point;
+use crate::app::{Point, Upstream};
 
 /// Time for calls in hand at the end, and then for transfers and tasks.
 const STOP_CALLS: Duration = Duration::from_secs(4);
@@ -51,12 +51,12 @@ pub async fn start(config: Config) -> anyhow::Result<DistributionPoint> {
         tls: config.tls.clone(),
         limits: Limits::default(),
     };
-    let upstream = tasks::Upstream::new(&config.fetch)?;
+    let upstream = Upstream::new(&config.fetch)?;
     let point = Arc::new(Point::open(config, tasks.clone()).await?);
     for _ in 0..point.config.fetch.concurrency.max(1) {
         let (point, upstream) = (Arc::clone(&point), upstream.clone());
         tasks.spawn("fetch-content", async move {
-            tasks::fetch_content(&point, &upstream).await
+            tasks::fetch_wanted(&point, &upstream).await
         });
     }
     let scrubbed = Arc::clone(&point);

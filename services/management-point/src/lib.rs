@@ -2,7 +2,7 @@
 //! the site server; reports are safe in the broker before a client is told so.
 //!
 //! In reading order: [`config`] what it is told; `domain` its rules; `grpc` the doors; `app` what
-//! each call does; `tasks` the collector that makes messages of reports.
+//! each call does; `tasks` what makes messages of the reports that were handed over.
 
 mod app;
 pub mod config;
@@ -24,8 +24,7 @@ use muster_runtime::{Role, Tasks};
 
 pub use config::Config;
 
-use crate::app::{Doorkeeper, Point};
-use crate::tasks::Collector;
+use crate::app::{Collector, Doorkeeper, Point};
 
 /// Time for calls in hand at the end, and then for what they handed over.
 const STOP_CALLS: Duration = Duration::from_secs(5);
@@ -59,7 +58,8 @@ pub async fn start(config: Config) -> anyhow::Result<ManagementPoint> {
     };
     let site =
         ClientGatewayServiceClient::new(channel(&config.site_server, &config.tls, &options)?);
-    let collector = Arc::new(Collector::start(&config, &tasks)?);
+    let (collector, inboxes) = Collector::new(&config);
+    tasks::collect_reports(&config, inboxes, &tasks)?;
     let admin_addr = admin::serve(&config.admin, readiness.clone(), &tasks).await?;
     let doorkeeper = Doorkeeper::new(&config.enrol);
     let door = grpc::Door {

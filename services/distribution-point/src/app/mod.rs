@@ -2,6 +2,7 @@
 
 mod ensure_content;
 mod error;
+mod fetch_content;
 mod jobs;
 mod publish_suites;
 mod remove_content;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use ensure_content::ensure_content;
 pub(crate) use error::Error;
+pub(crate) use fetch_content::{Upstream, fetch_content};
 pub(crate) use jobs::{Jobs, Source, Step};
 pub(crate) use publish_suites::publish_suites;
 pub(crate) use remove_content::remove_content;

@@ -3,5 +3,5 @@
 mod fetch;
 mod scrub;
 
-pub(crate) use fetch::{Upstream, fetch_content};
+pub(crate) use fetch::fetch_wanted;
 pub(crate) use scrub::scrub_content;

@@ -3,27 +3,26 @@
 
 mod accept_states;
 mod ask_site;
+mod collector;
 mod enrol;
 mod error;
-
-use std::sync::Arc;
 
 use muster_proto::client::client_gateway_service_client::ClientGatewayServiceClient;
 use muster_runtime::grpc::Channel;
 
 pub(crate) use accept_states::accept_states;
 pub(crate) use ask_site::{get_locations, get_policy, register};
+pub(crate) use collector::{Collector, Handed, Inboxes};
 pub(crate) use enrol::{Doorkeeper, enrol};
 pub(crate) use error::Error;
 
 use crate::config::Config;
-use crate::tasks::Collector;
 
 /// A management point.
 #[derive(Debug)]
 pub(crate) struct Point {
     pub(crate) config: Config,
     pub(crate) site: ClientGatewayServiceClient<Channel>,
-    pub(crate) collector: Arc<Collector>,
+    pub(crate) collector: Collector,
     pub(crate) doorkeeper: Doorkeeper,
 }

@@ -1,25 +1,22 @@
 //! Gathers reports of many clients into few messages, one lane per queue, and tells each client
 //! what the broker said about the message its report was in.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use muster_proto::state::{ReportBatch, ReportEnvelope};
+use muster_proto::state::ReportBatch;
 use muster_rabbitmq::{Headers, Publisher, topology};
 use muster_runtime::Tasks;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use crate::app::Error;
+use crate::app::{Error, Handed, Inboxes};
 use crate::config::{Collect, Config};
 use crate::domain::report::Lane;
 
 /// Bytes of one message at most: below what the broker's side takes, with room for the envelopes.
 const MAX_MESSAGE: usize = 3 * 1024 * 1024;
-/// Calls that wait in one lane.
-const QUEUE: usize = 4_096;
 /// Messages of one lane under way to the broker.
 const UNDER_WAY: usize = 32;
 
@@ -54,90 +51,37 @@ impl Broker for StateExchange {
     }
 }
 
-/// Takes reports in. Bounded in calls and in bytes; who finds it full is told so at once.
-#[derive(Debug)]
-pub(crate) struct Collector {
-    lanes: HashMap<Lane, mpsc::Sender<Handed>>,
-    bytes: Arc<Semaphore>,
+/// Makes messages of what is handed over, for the exchange of the site.
+///
+/// # Errors
+/// When the broker's configuration cannot be used; a broker that is away is no error.
+pub(crate) fn collect_reports(
+    config: &Config,
+    inboxes: Inboxes,
+    tasks: &Tasks,
+) -> Result<(), muster_rabbitmq::Error> {
+    let publisher = Publisher::start_disconnected(&config.rabbitmq, tasks)?;
+    let exchange = topology::state_exchange(&config.site_code);
+    let broker = StateExchange {
+        publisher,
+        exchange,
+    };
+    collect_for(config, inboxes, &Arc::new(broker), tasks);
+    Ok(())
 }
 
-/// Reports of one call, and who waits for the answer.
-#[derive(Debug)]
-struct Handed {
-    reports: Vec<ReportEnvelope>,
-    size: usize,
-    reply: oneshot::Sender<Result<(), Error>>,
-    /// Gives the bytes back when the broker has answered.
-    _room: OwnedSemaphorePermit,
-}
-
-impl Collector {
-    /// Collects for the exchange of the site.
-    ///
-    /// # Errors
-    /// When the broker's configuration cannot be used; a broker that is away is no error.
-    pub(crate) fn start(config: &Config, tasks: &Tasks) -> Result<Self, muster_rabbitmq::Error> {
-        let publisher = Publisher::start_disconnected(&config.rabbitmq, tasks)?;
-        let exchange = topology::state_exchange(&config.site_code);
-        let broker = Arc::new(StateExchange {
-            publisher,
-            exchange,
-        });
-        Ok(Self::with_broker(config, broker, tasks))
-    }
-
-    fn with_broker<B: Broker>(config: &Config, broker: Arc<B>, tasks: &Tasks) -> Self {
-        let shards = (0..config.state_shards).map(|n| (Lane::Shard(n), n.to_string()));
-        let urgent = [(Lane::Urgent, topology::URGENT.to_owned())];
-        let lanes = shards.chain(urgent).map(|(lane, key)| {
-            let (sender, receiver) = mpsc::channel(QUEUE);
-            let run = run(
-                receiver,
-                key,
-                config.collect.clone(),
-                Arc::clone(&broker),
-                tasks.clone(),
-            );
-            tasks.spawn("collect-reports", run);
-            (lane, sender)
-        });
-        let bytes = Arc::new(Semaphore::new(config.collect.max_bytes as usize));
-        Self {
-            lanes: lanes.collect(),
-            bytes,
-        }
-    }
-
-    /// Hands reports over; `Ok` when the broker has confirmed the messages they went out in.
-    pub(crate) async fn hand_over(
-        &self,
-        lane: Lane,
-        reports: Vec<ReportEnvelope>,
-    ) -> Result<(), Error> {
-        let size: usize = reports.iter().map(Message::encoded_len).sum();
-        let permits = u32::try_from(size).map_err(|_| full())?;
-        let room = Arc::clone(&self.bytes)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| full())?;
-        let (reply, answer) = oneshot::channel();
-        let handed = Handed {
-            reports,
-            size,
-            reply,
-            _room: room,
+fn collect_for<B: Broker>(config: &Config, inboxes: Inboxes, broker: &Arc<B>, tasks: &Tasks) {
+    for (lane, inbox) in inboxes {
+        let key = match lane {
+            Lane::Shard(number) => number.to_string(),
+            Lane::Urgent => topology::URGENT.to_owned(),
         };
-        let sender = self.lanes.get(&lane).ok_or(Error::Stopping)?;
-        sender.try_send(handed).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => full(),
-            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
-        })?;
-        answer.await.unwrap_or(Err(Error::Stopping))
+        let (limits, broker) = (config.collect.clone(), Arc::clone(broker));
+        tasks.spawn(
+            "collect-reports",
+            run(inbox, key, limits, broker, tasks.clone()),
+        );
     }
-}
-
-fn full() -> Error {
-    metrics::counter!("muster_reports_put_off_total").increment(1);
-    Error::CollectorFull
 }
 
 /// One lane: gathers, and lets messages go without waiting for the confirm of the one before.
@@ -208,9 +152,9 @@ async fn send<B: Broker>(broker: &B, key: &str, batch: Vec<Handed>) {
     let (mut reports, mut waiting) = (Vec::new(), Vec::new());
     for handed in batch {
         // A caller who has given up sends its reports again.
-        if !handed.reply.is_closed() {
+        if !handed.caller.has_given_up() {
             reports.extend(handed.reports);
-            waiting.push((handed.reply, handed._room));
+            waiting.push(handed.caller);
         }
     }
     if waiting.is_empty() {
@@ -234,9 +178,8 @@ async fn send<B: Broker>(broker: &B, key: &str, batch: Vec<Handed>) {
     metrics::counter!("muster_reports_total", "outcome" => outcome).increment(count.into());
     metrics::histogram!("muster_reports_per_message").record(f64::from(count));
     let result = result.map_err(Arc::new);
-    for (reply, _room) in waiting {
-        // Nobody waits any more: the reports come again.
-        let _ = reply.send(result.clone().map_err(Error::Broker));
+    for caller in waiting {
+        caller.answer(result.clone().map_err(Error::Broker));
     }
 }
 

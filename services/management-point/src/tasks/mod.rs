@@ -2,4 +2,4 @@
 
 mod collect;
 
-pub(crate) use collect::Collector;
+pub(crate) use collect::collect_reports;

@@ -3,7 +3,11 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use muster_proto::state::ReportEnvelope;
+use tokio::sync::oneshot;
+
 use super::*;
+use crate::app::Collector;
 
 /// Remembers messages; answers when a permit is given, with what is set.
 struct Pretend {
@@ -53,7 +57,9 @@ fn world(works: bool, change: impl FnOnce(&mut Config)) -> World {
         }),
         Tasks::new(),
     );
-    let collector = Arc::new(Collector::with_broker(&config, Arc::clone(&broker), &tasks));
+    let (collector, inboxes) = Collector::new(&config);
+    collect_for(&config, inboxes, &broker, &tasks);
+    let collector = Arc::new(collector);
     World {
         broker,
         collector,
