@@ -91,6 +91,7 @@ fn status(point: &Point, digest: Digest, source: &Source) -> Result<FileStatus, 
         state: state.into(),
         bytes_fetched,
         detail,
+        ..Default::default()
     })
 }
 

@@ -358,6 +358,8 @@ pub(crate) async fn files(
         state: i32::from(row.get::<_, i16>("state")),
         bytes_fetched: large(row, "bytes"),
         detail: row.get("detail"),
+        // What a package says is shown with its update.
+        ..Default::default()
     };
     Ok(query(db, SQL, &[&package_no])
         .await?

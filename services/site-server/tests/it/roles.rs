@@ -230,7 +230,7 @@ impl ContentService for Content {
                 sha256: file.sha256.clone(),
                 state: state.into(),
                 bytes_fetched: u64::from(*asked) * 500,
-                detail: String::new(),
+                ..Default::default()
             }
         };
         let files = request.get_ref().files.iter().map(status).collect();

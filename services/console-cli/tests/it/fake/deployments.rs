@@ -75,6 +75,7 @@ impl PackageService for Fake {
             state: state.into(),
             bytes_fetched: 2_019_000,
             detail: "SHA-256 differs".to_owned(),
+            ..Default::default()
         }];
         let package = Some(package(&name, available));
         Ok(Response::new(GetPackageResponse { package, files }))
