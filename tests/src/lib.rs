@@ -1,6 +1,7 @@
 //! The stage for stories about whole sites: real processes, the real archive, a real Debian
 //! root. The stories themselves are in `tests/stories`.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct Stage {
     /// Who tells it what to do.
     pub admin: Administrator,
     folder: PathBuf,
+    /// One story at a time, whatever runs the tests: a site takes both cores.
+    _turn: File,
 }
 
 impl Stage {
@@ -25,6 +28,11 @@ impl Stage {
     /// # Errors
     /// A server does not start, or the archive cannot be reached.
     pub fn set(name: &str) -> Result<Self> {
+        anyhow::ensure!(
+            is_root(),
+            "stories build a Debian root: run the tests as root"
+        );
+        let turn = turn()?;
         let folder = workspace().join(".muster").join(format!("story-{name}"));
         state::remove(&folder, Duration::from_secs(20))?;
         let servers = packages::ensure(Install::No, &say)?;
@@ -55,6 +63,7 @@ impl Stage {
             site: Some(site),
             admin,
             folder,
+            _turn: turn,
         };
         stage.admin.ask(&["sync", "run", "--full", "--watch"])?;
         stage.admin.until(
@@ -180,6 +189,15 @@ impl Drop for Stage {
     }
 }
 
+/// Waits until no other story runs, in this process or another. Closing the file gives it up.
+fn turn() -> Result<File> {
+    let folder = workspace().join(".muster");
+    fs::create_dir_all(&folder)?;
+    let file = File::create(folder.join("story.lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
 /// The folder of the repository.
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -193,6 +211,6 @@ pub fn say(line: &str) {
 }
 
 /// Whether this process may build and manage a Debian root.
-pub fn is_root() -> bool {
+fn is_root() -> bool {
     muster_local::account::is_root()
 }

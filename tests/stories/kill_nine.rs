@@ -26,13 +26,14 @@ enum Part {
     Rabbit,
 }
 
-const VICTIMS: [Victim; 6] = [
+const VICTIMS: [Victim; 7] = [
     Victim::Agents,
     Victim::Part(Part::Service(Service::ManagementPoint)),
     Victim::Part(Part::Service(Service::SiteServer)),
     Victim::Part(Part::Postgres),
     Victim::Part(Part::Rabbit),
     Victim::Part(Part::Service(Service::DistributionPoint)),
+    Victim::Part(Part::Service(Service::SoftwareUpdatePoint)),
 ];
 
 /// Kills one part of the site and starts it again.
@@ -108,7 +109,7 @@ fn a_real_root_is_patched_while_everything_around_it_is_killed() -> Result<()> {
         Duration::from_secs(240),
         || {
             let now = stage.admin.deployment("June")?;
-            Ok(now.is_done().then_some(now))
+            Ok((now.compliant == now.clients).then_some(now))
         },
     );
     let site_says = site_says.with_context(|| format!("the agent said last:\n{}", agent.log()))?;
@@ -174,7 +175,7 @@ fn a_simulated_fleet_ends_with_the_same_report_after_kills_of_everything() -> Re
         Duration::from_secs(240),
         || {
             let now = stage.admin.deployment("June")?;
-            Ok(now.is_done().then_some(now))
+            Ok((now.compliant == now.clients).then_some(now))
         },
     );
     let end = end.with_context(|| format!("the fleet said last:\n{}", fleet.log()))?;

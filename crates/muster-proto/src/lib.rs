@@ -6,7 +6,10 @@
     missing_docs,
     clippy::all,
     unreachable_pub,
-    clippy::wildcard_enum_match_arm
+    clippy::wildcard_enum_match_arm,
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags // comments in proto/ are not Markdown
 )]
 mod generated {
     pub mod catalog {

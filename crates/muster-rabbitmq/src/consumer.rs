@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use muster_runtime::{Backoff, Tasks};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::describe::describe;
 use crate::message::Delivery;
 use crate::{Config, Error, connection};
 
@@ -41,9 +42,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Consumes a queue until `tasks` stop; the batch in hand is finished first.
 ///
 /// When the handler returns `Ok`, its batch is durable and is acknowledged as a whole. When it
-/// fails or panics, the batch goes back to the queue after a growing delay with jitter, and comes
-/// again. A batch may also come again after a lost connection, whatever became of it: the handler
-/// recognises what it has.
+/// fails or panics, the batch is held and handed over again after a growing delay with jitter: it
+/// does not go back to the queue, because brokers from 4.0 on count returns and drop messages that
+/// came back twenty times (reliability.md 2.1). Prefetch bounds what is held. A batch also comes
+/// again after a lost connection, whatever became of it: the handler recognises what it has.
 ///
 /// # Errors
 /// When the configuration is invalid, the first connection fails or the queue does not exist, so
@@ -72,6 +74,7 @@ where
         token: tasks.token(),
         backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
     };
+    describe();
     let first = Link::open(config, queue).await?;
     tasks.spawn("amqp-consumer", worker.run(first));
     Ok(())
@@ -175,39 +178,49 @@ where
                 metrics::gauge!("muster_amqp_message_age_seconds", "queue" => self.label())
                     .set(age.as_secs_f64());
             }
+            if let Err(end) = self.handle(link, &deliveries, messages).await {
+                return end;
+            }
+            // The tag is one of this channel, and it carries nothing else.
+            let options = BasicAckOptions { multiple: true };
+            if let Err(error) = link.channel.basic_ack(last, options).await {
+                return End::Lost(error.to_string());
+            }
+        }
+    }
+
+    /// Hands a batch to the handler until it says yes.
+    async fn handle(
+        &mut self,
+        link: &Link,
+        deliveries: &[Delivery],
+        messages: u64,
+    ) -> Result<(), End> {
+        loop {
             let started = Instant::now();
-            let handled = AssertUnwindSafe(async { (self.handler)(deliveries).await })
+            let handled = AssertUnwindSafe(async { (self.handler)(deliveries.to_vec()).await })
                 .catch_unwind()
                 .await;
             metrics::histogram!("muster_amqp_handle_seconds", "queue" => self.label())
                 .record(started.elapsed().as_secs_f64());
-            let failure = match handled {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(format!("{error:#}")),
-                Err(_) => Some("the handler panicked".to_owned()),
-            };
-            // The tags are those of this channel, and it carries nothing else.
-            let answered = if let Some(error) = failure {
-                self.count("requeued", messages);
-                tracing::warn!(queue = %self.queue, messages, error, "batch goes back to the queue");
-                tokio::select! {
-                    () = self.token.cancelled() => {}
-                    () = self.backoff.wait() => {}
+            let error = match handled {
+                Ok(Ok(())) => {
+                    self.backoff.reset();
+                    self.count("handled", messages);
+                    return Ok(());
                 }
-                let options = BasicNackOptions {
-                    multiple: true,
-                    requeue: true,
-                };
-                link.channel.basic_nack(last, options).await
-            } else {
-                self.backoff.reset();
-                self.count("handled", messages);
-                link.channel
-                    .basic_ack(last, BasicAckOptions { multiple: true })
-                    .await
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => "the handler panicked".to_owned(),
             };
-            if let Err(error) = answered {
-                return End::Lost(error.to_string());
+            self.count("held", messages);
+            tracing::warn!(queue = %self.queue, messages, error, "batch is held and tried again");
+            tokio::select! {
+                // Nothing was promised for it: it goes back with the connection.
+                () = self.token.cancelled() => return Err(End::Stop),
+                () = self.backoff.wait() => {}
+            }
+            if !link.is_up() {
+                return Err(End::Lost("connection closed".to_owned()));
             }
         }
     }

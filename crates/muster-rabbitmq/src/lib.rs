@@ -9,6 +9,7 @@
 mod config;
 mod connection;
 mod consumer;
+mod describe;
 mod error;
 mod message;
 mod monitor;

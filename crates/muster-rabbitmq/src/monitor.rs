@@ -70,6 +70,7 @@ impl Monitor {
     /// Shows the depth of queues in the metrics `muster_amqp_queue_messages{queue}` and
     /// `muster_amqp_queue_consumers{queue}` until `tasks` stop.
     pub fn watch(&self, queues: Vec<String>, period: Duration, tasks: &Tasks) {
+        crate::describe::describe();
         let monitor = self.clone();
         let queues = Arc::new(queues);
         tasks.every("amqp-monitor", period, None, move || {

@@ -66,6 +66,7 @@ impl Publisher {
     }
 
     fn supervised(config: &Config, link: Option<Link>, tasks: &Tasks) -> Self {
+        crate::describe::describe();
         let window = usize::from(config.window);
         // The semaphore bounds the channel: there is always room for who holds a permit.
         let (sender, requests) = mpsc::channel(window);

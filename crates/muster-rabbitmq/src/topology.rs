@@ -9,9 +9,10 @@
 //! | `site.<CODE>.state.urgent` | management points: what must overtake the others | site server |
 //!
 //! All are durable quorum queues that refuse new messages when full (`reject-publish`): the
-//! publisher is told, keeps its data and comes back. There is deliberately no delivery limit:
-//! over the limit a broker drops messages, and with batches it drops innocent ones too
-//! (reliability.md 2.1). A message that cannot be read goes to the consumer's quarantine table.
+//! publisher is told, keeps its data and comes back. No delivery limit is set: over
+//! the limit a broker drops messages, and with batches it drops innocent ones too (reliability.md
+//! 2.1). Brokers from 4.0 on have one anyway, so a consumer holds what it cannot record and
+//! returns nothing. A message that cannot be read goes to the consumer's quarantine table.
 
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
