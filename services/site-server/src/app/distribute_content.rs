@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use muster_proto::catalog::{ArchiveSuite, GetArchiveSnapshotRequest};
+use muster_proto::catalog::{ArchiveSuite, FileRef, GetArchiveSnapshotRequest};
 use muster_proto::content as pb;
 use muster_runtime::grpc::Channel;
 
 use super::{Error, Site};
 use crate::domain::suite;
-use crate::store::{packages, sites};
+use crate::store::packages::{self, Moved};
+use crate::store::sites;
 
 /// Files asked for in one call.
 const CHUNK: usize = 500;
@@ -30,23 +31,27 @@ pub(crate) async fn distribute_content(site: &Site) -> Result<(), Error> {
 }
 
 async fn serve(site: &Site, address: &str, channel: &Channel) -> Result<(), Error> {
-    let db = site.db().await?;
-    packages::want_files(&db, address).await?;
+    want(site, address).await?;
     remove(site, address, channel).await?;
     // Files are fetched while suites cannot be published, and the other way round.
-    let publication = publish(site, address, channel).await;
-    let available = fetch(site, address, channel).await?;
-    let published = *publication.as_ref().unwrap_or(&false);
-    if published || available > 0 {
-        sites::raise_policy_revision(&db).await?;
-        tracing::info!(
-            address,
-            files = available,
-            published,
-            "content is available"
-        );
+    let published = publish(site, address, channel).await;
+    let fetched = fetch(site, address, channel).await;
+    if let (Err(error), Err(_)) = (&published, &fetched) {
+        tracing::warn!(address, error = %muster_runtime::status::chain(error),
+                       "suites are not published");
     }
-    Ok(())
+    fetched.and(published)
+}
+
+/// Says what a distribution point should have. Clients are told of files that are to leave it
+/// before they do.
+async fn want(site: &Site, address: &str) -> Result<(), Error> {
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    if packages::want_files(&tx, address).await? > 0 {
+        sites::raise_policy_revision(&tx).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 async fn remove(site: &Site, address: &str, channel: &Channel) -> Result<(), Error> {
@@ -67,12 +72,12 @@ async fn remove(site: &Site, address: &str, channel: &Channel) -> Result<(), Err
 }
 
 /// Publishes suites that packages need and the distribution point has not got, or not as the
-/// vendor signed them last. Returns whether clients can see something new.
-async fn publish(site: &Site, address: &str, channel: &Channel) -> Result<bool, Error> {
-    let db = site.db().await?;
+/// vendor signed them last.
+async fn publish(site: &Site, address: &str, channel: &Channel) -> Result<(), Error> {
+    let mut db = site.db().await?;
     let wanted = packages::wants_suites(&db, address).await?;
     if wanted.is_empty() {
-        return Ok(false);
+        return Ok(());
     }
     let wanted: BTreeSet<(String, String)> = wanted.into_iter().collect();
     let snapshot = site
@@ -108,10 +113,18 @@ async fn publish(site: &Site, address: &str, channel: &Channel) -> Result<bool, 
             .await
             .map_err(Error::service(ROLE))?;
     }
+    let tx = db.transaction().await?;
     for (key, offered, hash) in fresh.iter().chain(&same) {
-        packages::keep_published(&db, address, key, offered, hash).await?;
+        packages::keep_published(&tx, address, key, offered, hash).await?;
     }
-    Ok(!fresh.is_empty())
+    if !fresh.is_empty() {
+        sites::raise_policy_revision(&tx).await?;
+    }
+    tx.commit().await?;
+    if !fresh.is_empty() {
+        tracing::info!(address, suites = fresh.len(), "suites are published");
+    }
+    Ok(())
 }
 
 fn publication((key, suite, _): &(String, ArchiveSuite, Vec<u8>)) -> pb::SuitePublication {
@@ -121,21 +134,49 @@ fn publication((key, suite, _): &(String, ArchiveSuite, Vec<u8>)) -> pb::SuitePu
     }
 }
 
-/// Asks for what is missing; returns how many files became available.
-async fn fetch(site: &Site, address: &str, channel: &Channel) -> Result<u64, Error> {
+/// Asks for what is missing.
+async fn fetch(site: &Site, address: &str, channel: &Channel) -> Result<(), Error> {
     let db = site.db().await?;
     let missing = packages::missing(&db, address).await?;
-    let mut available = 0;
+    drop(db);
     for files in missing.chunks(CHUNK) {
-        let request = pb::EnsureContentRequest {
-            files: files.to_vec(),
-        };
-        let response = Site::content(channel)
-            .ensure_content(request)
-            .await
-            .map_err(Error::service(ROLE))?
-            .into_inner();
-        available += packages::keep_states(&db, address, &response.files).await?;
+        ensure(site, address, channel, files).await?;
     }
-    Ok(available)
+    Ok(())
+}
+
+/// Wants files of a distribution point and notes how far each is. What clients may be told
+/// changes in the same transaction, so that no later failure can keep it from them.
+async fn ensure(
+    site: &Site,
+    address: &str,
+    channel: &Channel,
+    files: &[FileRef],
+) -> Result<Moved, Error> {
+    let request = pb::EnsureContentRequest {
+        files: files.to_vec(),
+    };
+    let response = Site::content(channel)
+        .ensure_content(request)
+        .await
+        .map_err(Error::service(ROLE))?
+        .into_inner();
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    let moved = packages::keep_states(&tx, address, &response.files).await?;
+    if moved != Moved::default() {
+        sites::raise_policy_revision(&tx).await?;
+    }
+    tx.commit().await?;
+    if moved.appeared > 0 {
+        tracing::info!(address, files = moved.appeared, "content is available");
+    }
+    if moved.disappeared > 0 {
+        tracing::warn!(
+            address,
+            files = moved.disappeared,
+            "content is lost and is fetched again"
+        );
+    }
+    Ok(moved)
 }

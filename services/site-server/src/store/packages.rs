@@ -55,23 +55,28 @@ pub(crate) async fn derive_files(db: &impl GenericClient) -> Result<u64, Error> 
 }
 
 /// Says what each distribution point should have: files of packages wait for their transfer,
-/// files of no package wait to be removed.
+/// files of no package wait to be removed. Returns how many that were available are not any more.
 pub(crate) async fn want_files(
     db: &impl GenericClient,
     distribution_point: &str,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     const WANT: &str = "
         INSERT INTO distribution_states AS held (distribution_point, sha256, state)
         SELECT DISTINCT $1, sha256, 1::int2 FROM package_files
         ON CONFLICT (distribution_point, sha256) DO UPDATE SET (state, changed_at) = (1, now())
         WHERE held.state = 5";
     const REMOVE: &str = "
-        UPDATE distribution_states AS held SET (state, changed_at) = (5, now())
-        WHERE held.distribution_point = $1 AND held.state <> 5
-          AND NOT EXISTS (SELECT FROM package_files f WHERE f.sha256 = held.sha256)";
+        WITH gone AS (
+            UPDATE distribution_states AS held SET (state, changed_at) = (5, now())
+            FROM distribution_states AS before
+            WHERE held.distribution_point = $1 AND held.state <> 5
+              AND before.distribution_point = $1 AND before.sha256 = held.sha256
+              AND NOT EXISTS (SELECT FROM package_files f WHERE f.sha256 = held.sha256)
+            RETURNING before.state)
+        SELECT count(*) FILTER (WHERE state = 3) AS gone FROM gone";
     execute(db, WANT, &[&distribution_point]).await?;
-    execute(db, REMOVE, &[&distribution_point]).await?;
-    Ok(())
+    let row = query_one(db, REMOVE, &[&distribution_point]).await?;
+    Ok(large(&row, "gone"))
 }
 
 /// Files that a distribution point has not got yet. A file that failed is tried again after a
@@ -100,12 +105,19 @@ pub(crate) async fn missing(
         .collect())
 }
 
-/// Writes what a distribution point says of files; returns how many became available.
+/// Files that clients can fetch from a distribution point now, or cannot any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) appeared: u64,
+    pub(crate) disappeared: u64,
+}
+
+/// Writes what a distribution point says of files; returns how many appeared and disappeared.
 pub(crate) async fn keep_states(
     db: &impl GenericClient,
     distribution_point: &str,
     files: &[pb::FileStatus],
-) -> Result<u64, Error> {
+) -> Result<Moved, Error> {
     const SQL: &str = "
         WITH changed AS (
             UPDATE distribution_states AS held SET
@@ -115,12 +127,16 @@ pub(crate) async fn keep_states(
                       THEN held.changed_at ELSE now() END)
             FROM unnest($2::bytea[], $3::int2[], $4::int8[], $5::text[]) AS fresh
                 (sha256, state, bytes_fetched, detail)
+            JOIN distribution_states AS before
+                ON before.distribution_point = $1 AND before.sha256 = fresh.sha256
             WHERE held.distribution_point = $1 AND held.sha256 = fresh.sha256
               AND held.state <> 5
               AND (held.state, held.bytes_fetched, held.detail) IS DISTINCT FROM
                   (fresh.state, fresh.bytes_fetched, fresh.detail)
-            RETURNING held.state)
-        SELECT count(*) FILTER (WHERE state = 3) FROM changed";
+            RETURNING before.state AS before, held.state AS after)
+        SELECT count(*) FILTER (WHERE after = 3 AND before <> 3) AS appeared,
+               count(*) FILTER (WHERE before = 3 AND after <> 3) AS disappeared
+        FROM changed";
     let known = |file: &&pb::FileStatus| (1..=4).contains(&file.state);
     let files: Vec<&pb::FileStatus> = files.iter().filter(known).collect();
     let sha256: Vec<&[u8]> = files.iter().map(|f| f.sha256.as_ref()).collect();
@@ -137,8 +153,11 @@ pub(crate) async fn keep_states(
         .map(|f| crate::domain::names::cleaned(&f.detail, 1_024))
         .collect();
     let params: super::Params<'_> = &[&distribution_point, &sha256, &state, &bytes, &detail];
-    let available: i64 = query_one(db, SQL, params).await?.get(0);
-    Ok(available.unsigned_abs())
+    let row = query_one(db, SQL, params).await?;
+    Ok(Moved {
+        appeared: large(&row, "appeared"),
+        disappeared: large(&row, "disappeared"),
+    })
 }
 
 /// Files that a distribution point should remove.
