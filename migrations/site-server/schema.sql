@@ -237,8 +237,28 @@ CREATE TABLE quarantine (
     body bytea NOT NULL,
     body_hash bytea NOT NULL,
     attempts integer NOT NULL DEFAULT 1,
+    whole_batch boolean NOT NULL DEFAULT false,
+    trusted boolean NOT NULL DEFAULT true,
+    client_id uuid,
+    tried_at timestamp with time zone,
     UNIQUE (body_hash, origin),
     PRIMARY KEY (quarantine_no)
+);
+CREATE INDEX quarantine_by_reason ON quarantine USING btree (split_part(reason, ':'::text, 1), quarantine_no);
+
+CREATE TABLE quarantine_audit (
+    quarantine_no bigint NOT NULL,
+    action text NOT NULL,
+    administrator text NOT NULL,
+    done_at timestamp with time zone NOT NULL DEFAULT now(),
+    received_at timestamp with time zone NOT NULL,
+    origin text NOT NULL,
+    reason text NOT NULL,
+    body_hash bytea NOT NULL,
+    body_bytes integer NOT NULL,
+    attempts integer NOT NULL,
+    PRIMARY KEY (quarantine_no),
+    CHECK ((action = ANY (ARRAY['redriven'::text, 'dropped'::text])))
 );
 
 CREATE TABLE recorded_totals (

@@ -59,6 +59,14 @@ pub async fn connect(config: &Config) -> Result<Pool, Error> {
 /// Shows a pool in the metrics `muster_postgres_connections{pool, state}` and
 /// `muster_postgres_waiting{pool}` until `tasks` stop.
 pub fn watch(pool: &Pool, name: &'static str, tasks: &Tasks) {
+    metrics::describe_gauge!(
+        "muster_postgres_connections",
+        "Connections of a pool to the database, by whether they are in use."
+    );
+    metrics::describe_gauge!(
+        "muster_postgres_waiting",
+        "Requests that wait for a connection of a pool."
+    );
     let pool = pool.clone();
     tasks.every("postgres-gauges", GAUGE_PERIOD, None, move || {
         let status = pool.status();

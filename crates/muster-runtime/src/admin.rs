@@ -84,7 +84,9 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str)
     }
 }
 
-async fn metrics() -> impl IntoResponse {
+/// `muster_ready` is what `/readyz` says at this moment.
+async fn metrics(State(readiness): State<Readiness>) -> impl IntoResponse {
+    ::metrics::gauge!("muster_ready").set(if readiness.get() { 1.0 } else { 0.0 });
     let text = telemetry::metrics_handle()
         .map(|handle| handle.render())
         .unwrap_or_default();
@@ -129,6 +131,7 @@ mod tests {
                 .await
                 .contains("muster_test_total 3")
         );
+        assert!(fetch(addr, "/metrics").await.contains("muster_ready 1"));
         assert!(fetch(addr, "/etc/passwd").await.starts_with("HTTP/1.1 404"));
         assert!(tasks.stop(Duration::from_secs(5)).await.is_empty());
     }

@@ -153,8 +153,30 @@ fn install_metrics() -> Result<(), Error> {
         if let Ok(handle) = builder.install_recorder() {
             let _ = METRICS.set(handle);
         }
+        describe();
     }
     Ok(())
+}
+
+/// The help texts of what every process counts.
+fn describe() {
+    metrics::describe_gauge!("muster_ready", "Whether the process can serve: 1 or 0.");
+    metrics::describe_counter!(
+        "muster_grpc_requests_total",
+        "gRPC calls that were answered, by method and code."
+    );
+    metrics::describe_histogram!(
+        "muster_grpc_request_seconds",
+        "Time from a gRPC call to the head of its answer, by method."
+    );
+    metrics::describe_counter!(
+        "muster_task_failures_total",
+        "Background tasks that failed or panicked, by task."
+    );
+    metrics::describe_counter!(
+        "muster_tls_handshake_failures_total",
+        "TLS connections that were refused."
+    );
 }
 
 /// The recorder behind `/metrics`, once [`start`] was called.

@@ -8,6 +8,7 @@
 mod app;
 mod bus;
 mod config;
+mod describe;
 mod domain;
 mod grpc;
 mod init;
@@ -123,6 +124,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 /// certificates are not those of this site, or an address is taken.
 pub async fn start(config: Config) -> anyhow::Result<Handle> {
     muster_runtime::crypto::install();
+    describe::describe();
     let tasks = Tasks::new();
     let started = start_with(config, &tasks).await;
     if started.is_err() {

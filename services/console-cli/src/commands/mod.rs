@@ -96,13 +96,13 @@ impl Command {
             Self::Sync(command) => command.lasts(),
             Self::Backlog(args) => args.watch,
             Self::Create(command) => command.lasts(),
+            Self::Quarantine(command) => command.lasts(),
             Self::Login(_)
             | Self::Context(_)
             | Self::Get(_)
             | Self::Describe(_)
             | Self::Collection(_)
             | Self::Report(_)
-            | Self::Quarantine(_)
             | Self::Completions { .. } => false,
         }
     }

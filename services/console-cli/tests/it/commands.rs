@@ -212,6 +212,18 @@ async fn what_is_typed_is_what_the_site_is_asked() {
         ),
         ("report errors --deployment june", &["deployment: \"june\""]),
         ("quarantine list", &["page_size: 100"]),
+        (
+            "quarantine redrive 1",
+            &["quarantine_numbers: [1]", "page_token: \"\""],
+        ),
+        (
+            "quarantine drop 1 7 --yes",
+            &["quarantine_numbers: [1, 7]", "reason: \"\""],
+        ),
+        (
+            "quarantine drop --reason UNKNOWN_EPOCH --yes",
+            &["quarantine_numbers: []", "reason: \"UNKNOWN_EPOCH\""],
+        ),
     ] {
         console.text(line).await;
         let asked = console.fake.asked();
@@ -231,5 +243,42 @@ async fn completions_are_made_for_every_shell_without_a_site() {
             script.contains("muster") && script.contains("update-list"),
             "{shell}"
         );
+    }
+}
+
+#[tokio::test]
+async fn messages_that_stay_or_are_not_there_are_exit_codes() {
+    let console = Console::start().await;
+    // The site tries one message at a time here; all of its pages are asked for.
+    let run = console
+        .run(&["quarantine", "redrive", "--reason", "UNKNOWN_EPOCH"])
+        .await;
+    let rows: Vec<&str> = run.out.lines().collect();
+    assert_eq!(rows.len(), 4, "{run:?}");
+    assert_eq!(
+        rows[2],
+        "  2  refused   UNKNOWN_EPOCH: epoch 7 was never given"
+    );
+    assert_eq!(run.code, 6, "{run:?}");
+    assert!(
+        run.err
+            .contains("1 of 3 messages are still refused (STILL_REFUSED)"),
+        "{run:?}"
+    );
+    for line in [
+        &["quarantine", "redrive", "404"][..],
+        &["quarantine", "inspect", "404"],
+        &["quarantine", "drop", "1", "404", "--yes"],
+    ] {
+        let run = console.run(line).await;
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.err.contains("(UNKNOWN_MESSAGE)"), "{run:?}");
+    }
+    for line in [
+        &["quarantine", "drop", "--yes"][..],
+        &["quarantine", "redrive", "1", "--reason", "UNKNOWN_EPOCH"],
+        &["quarantine", "drop", "1"],
+    ] {
+        assert_eq!(console.run(line).await.code, 2, "{line:?}");
     }
 }

@@ -8,11 +8,12 @@ use muster_proto::{convert, state as pb};
 use muster_rabbitmq::{Depth, topology};
 
 use super::{Error, Site};
-use crate::domain::page::Page;
-use crate::store::{backlog, streams};
+use crate::store::{backlog, quarantine, streams};
 
 /// Rates are taken over this time.
 const WINDOW: Duration = Duration::from_secs(60);
+/// In seconds.
+const YEAR: f64 = 365.0 * 86_400.0;
 
 /// What was seen of each queue lately.
 #[derive(Debug, Default)]
@@ -40,6 +41,18 @@ pub(crate) struct Rate {
     pub(crate) arrival: f64,
     pub(crate) processing: f64,
     pub(crate) oldest_age: Duration,
+}
+
+impl Rate {
+    /// When a queue of this depth is empty if both rates stay; `None` when it does not shrink, or
+    /// takes more than a year.
+    fn drain(&self, depth: u32) -> Option<Duration> {
+        if depth == 0 {
+            return Some(Duration::ZERO);
+        }
+        let seconds = f64::from(depth) / (self.processing - self.arrival);
+        (seconds.is_sign_positive() && seconds < YEAR).then(|| Duration::from_secs_f64(seconds))
+    }
 }
 
 impl Rates {
@@ -106,19 +119,31 @@ fn to_f64(count: u64) -> f64 {
     u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
 }
 
-/// Looks at all state queues and shows them in the metrics.
+/// Looks at all state queues and at the quarantine, and shows them in the metrics.
 pub(crate) async fn watch_backlog(site: &Site) -> Result<(), Error> {
-    for (queue, depth, rate) in look(site).await? {
-        let label = || queue.clone();
-        metrics::gauge!("muster_state_queue_depth", "queue" => label())
-            .set(f64::from(depth.messages));
-        metrics::gauge!("muster_state_oldest_age_seconds", "queue" => label())
+    let code = || site.config.site_code.as_str().to_owned();
+    let looks = look(site).await;
+    let reachable = if looks.is_ok() { 1.0 } else { 0.0 };
+    metrics::gauge!("muster_broker_reachable", "site" => code()).set(reachable);
+    // What the database knows does not need the broker.
+    let db = site.db().await?;
+    let quarantined = quarantine::count(&db).await?;
+    metrics::gauge!("muster_state_quarantined", "site" => code()).set(to_f64(quarantined));
+    let (gaps, resyncs) = streams::open(&db, site.config.resync_after.as_secs_f64()).await?;
+    metrics::gauge!("muster_state_gaps_open", "site" => code()).set(to_f64(gaps));
+    metrics::gauge!("muster_state_resyncs_open", "site" => code()).set(to_f64(resyncs));
+    for (queue, depth, rate) in looks? {
+        let labels = [("site", code()), ("queue", queue)];
+        // A queue that does not shrink is never empty.
+        let drain = rate.drain(depth.messages);
+        let drain = drain.map_or(f64::INFINITY, |time| time.as_secs_f64());
+        metrics::gauge!("muster_state_queue_depth", &labels).set(f64::from(depth.messages));
+        metrics::gauge!("muster_state_oldest_age_seconds", &labels)
             .set(rate.oldest_age.as_secs_f64());
-        metrics::gauge!("muster_state_arrival_rate", "queue" => label()).set(rate.arrival);
-        metrics::gauge!("muster_state_processing_rate", "queue" => label()).set(rate.processing);
+        metrics::gauge!("muster_state_arrival_rate", &labels).set(rate.arrival);
+        metrics::gauge!("muster_state_processing_rate", &labels).set(rate.processing);
+        metrics::gauge!("muster_state_drain_seconds", &labels).set(drain);
     }
-    let (_, _, quarantined) = backlog::totals(&site.db().await?).await?;
-    metrics::gauge!("muster_state_quarantined").set(to_f64(quarantined));
     Ok(())
 }
 
@@ -137,8 +162,14 @@ async fn look(site: &Site) -> Result<Vec<(String, Depth, Rate)>, Error> {
 
 /// The backlog for people.
 pub(crate) async fn get_backlog(site: &Site) -> Result<pb::GetBacklogResponse, Error> {
-    let queues = look(site)
-        .await?
+    let looks = look(site).await?;
+    let drains = looks
+        .iter()
+        .map(|(_, depth, rate)| rate.drain(depth.messages));
+    let drain_time = drains
+        .collect::<Option<Vec<_>>>()
+        .and_then(|all| all.into_iter().max());
+    let queues = looks
         .into_iter()
         .map(|(queue, depth, rate)| pb::QueueBacklog {
             queue,
@@ -147,32 +178,21 @@ pub(crate) async fn get_backlog(site: &Site) -> Result<pb::GetBacklogResponse, E
             arrival_rate: rate.arrival,
             processing_rate: rate.processing,
             consumers: depth.consumers,
+            drain_time: rate.drain(depth.messages).map(convert::to_duration),
         })
         .collect();
     let db = site.db().await?;
-    let (reports_recorded, states_recorded, quarantined) = backlog::totals(&db).await?;
-    let resyncs = streams::resyncs_open(&db, site.config.resync_after.as_secs_f64()).await?;
+    let (reports_recorded, states_recorded) = backlog::totals(&db).await?;
+    let (gaps_open, resyncs_open) =
+        streams::open(&db, site.config.resync_after.as_secs_f64()).await?;
     Ok(pb::GetBacklogResponse {
         queues,
-        quarantined,
+        quarantined: quarantine::count(&db).await?,
         reports_recorded,
         states_recorded,
-        resyncs_open: resyncs.unsigned_abs(),
-    })
-}
-
-/// What could not be recorded, newest first.
-pub(crate) async fn list_quarantined(
-    site: &Site,
-    request: &pb::ListQuarantinedRequest,
-) -> Result<pb::ListQuarantinedResponse, Error> {
-    // Bodies are large; a page of them must fit into one message.
-    let page = Page::read(request.page_size.clamp(1, 32), &request.page_token)?;
-    let mut messages = backlog::list_quarantined(&site.db().await?, page).await?;
-    let next_page_token = page.cut(&mut messages);
-    Ok(pb::ListQuarantinedResponse {
-        messages,
-        next_page_token,
+        resyncs_open,
+        gaps_open,
+        drain_time: drain_time.map(convert::to_duration),
     })
 }
 
@@ -197,5 +217,24 @@ mod tests {
         }
         let rate = rates.look("q", 0, start + 300 * second, now);
         assert_eq!((rate.arrival, rate.processing), (0.0, 0.0));
+    }
+
+    #[test]
+    fn the_time_to_drain_is_what_the_rates_say_and_never_when_the_queue_does_not_shrink() {
+        let rate = |arrival, processing| Rate {
+            arrival,
+            processing,
+            ..Rate::default()
+        };
+        assert_eq!(rate(5.0, 15.0).drain(300), Some(Duration::from_secs(30)));
+        assert_eq!(rate(5.0, 1.0).drain(0), Some(Duration::ZERO));
+        for stuck in [
+            rate(15.0, 5.0),
+            rate(5.0, 5.0),
+            rate(0.0, 0.0),
+            rate(0.0, 1e-9),
+        ] {
+            assert_eq!(stuck.drain(300), None, "{stuck:?}");
+        }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod manage_clients;
 pub(crate) mod manage_collections;
 pub(crate) mod manage_deployments;
 pub(crate) mod manage_packages;
+pub(crate) mod manage_quarantine;
 pub(crate) mod manage_update_lists;
 pub(crate) mod read_reports;
 pub(crate) mod read_site;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Error, Site};
 use crate::domain::report::{Refused, Report};
 use crate::domain::stream::{Stream, Taken};
-use crate::store::{backlog, compliance, states, streams};
+use crate::store::{backlog, compliance, quarantine, states, streams};
 
 /// Needs that are remembered in memory; beyond this the database is asked each time.
 const MAX_KNOWN_NEEDS: usize = 1_000_000;
@@ -31,10 +31,72 @@ pub(crate) struct Arrived {
 
 /// One report on its way, or what could not be read as one.
 #[derive(Debug)]
-struct Item {
+pub(crate) struct Item {
     origin: String,
     bytes: bytes::Bytes,
     report: Result<Report, Refused>,
+    /// The bytes are a `ReportBatch` that could not be opened, not one report.
+    pub(crate) whole_batch: bool,
+    /// The broker vouched for the sender.
+    trusted: bool,
+    /// The client that the certificate named.
+    client_id: Option<Uuid>,
+    /// The number it has in quarantine, when it is tried again.
+    pub(crate) held: Option<i64>,
+}
+
+impl Item {
+    /// A message that cannot be opened.
+    fn whole(message: &Arrived, refused: Refused) -> Self {
+        Self {
+            origin: message.origin.clone(),
+            bytes: message.body.clone(),
+            report: Err(refused),
+            whole_batch: true,
+            trusted: message.trusted,
+            client_id: None,
+            held: None,
+        }
+    }
+
+    /// An encoded report of the client that the certificate named.
+    pub(crate) fn of_client(
+        origin: String,
+        named: Option<Uuid>,
+        bytes: bytes::Bytes,
+        received_at: Timestamp,
+    ) -> Self {
+        let report = Report::decode(&bytes, received_at).and_then(|report| {
+            // The management point checked this against the certificate; a message that says
+            // otherwise did not come from one.
+            if named != Some(report.client_id.0) {
+                return Err(Refused::new(
+                    "FOREIGN_CLIENT",
+                    "the report names another client",
+                ));
+            }
+            Ok(report)
+        });
+        Self {
+            origin,
+            bytes,
+            report,
+            whole_batch: false,
+            trusted: true,
+            client_id: named,
+            held: None,
+        }
+    }
+
+    /// The same bytes, refused.
+    fn refused(&self, refused: Refused) -> Self {
+        Self {
+            origin: self.origin.clone(),
+            bytes: self.bytes.clone(),
+            report: Err(refused),
+            ..*self
+        }
+    }
 }
 
 /// What became of the reports of a batch.
@@ -69,24 +131,18 @@ pub(crate) async fn record_states(site: &Site, arrived: &[Arrived]) -> Result<Re
     Ok(recorded)
 }
 
-fn open(message: &Arrived, now: Timestamp) -> Vec<Item> {
-    let whole = |refused| {
-        let (origin, bytes) = (message.origin.clone(), message.body.clone());
-        vec![Item {
-            origin,
-            bytes,
-            report: Err(refused),
-        }]
-    };
+/// The reports in a message, or the message itself when it cannot be opened.
+pub(crate) fn open(message: &Arrived, now: Timestamp) -> Vec<Item> {
     if !message.trusted {
-        return whole(Refused::new(
-            "UNKNOWN_SENDER",
-            "the broker does not vouch for the sender",
-        ));
+        let why = "the broker does not vouch for the sender";
+        return vec![Item::whole(message, Refused::new("UNKNOWN_SENDER", why))];
     }
     let batch = match pb::ReportBatch::decode(message.body.clone()) {
         Ok(batch) => batch,
-        Err(error) => return whole(Refused::new("UNDECODABLE_BATCH", error)),
+        Err(error) => {
+            let refused = Refused::new("UNDECODABLE_BATCH", error);
+            return vec![Item::whole(message, refused)];
+        }
     };
     let item = |envelope: pb::ReportEnvelope| {
         let received_at = envelope
@@ -95,23 +151,9 @@ fn open(message: &Arrived, now: Timestamp) -> Vec<Item> {
             .and_then(|time| convert::from_timestamp("received_at", time).ok())
             .unwrap_or(now);
         let named = Uuid::from_slice(&envelope.client_id).ok();
-        let report = Report::decode(&envelope.report, received_at).and_then(|report| {
-            // The management point checked this against the certificate; a message that says
-            // otherwise did not come from one.
-            if named != Some(report.client_id.0) {
-                return Err(Refused::new(
-                    "FOREIGN_CLIENT",
-                    "the report names another client",
-                ));
-            }
-            Ok(report)
-        });
         let client = named.map_or_else(|| "unknown client".to_owned(), |id| format!("client {id}"));
-        Item {
-            origin: format!("{}, {client}", message.origin),
-            bytes: envelope.report,
-            report,
-        }
+        let origin = format!("{}, {client}", message.origin);
+        Item::of_client(origin, named, envelope.report, received_at)
     };
     batch.reports.into_iter().map(item).collect()
 }
@@ -123,17 +165,7 @@ async fn one_by_one(site: &Site, items: &[Item], now: Timestamp) -> Result<Recor
             Err(error) if error.is_data_error() => {
                 let refused =
                     Refused::new("REFUSED_BY_DATABASE", muster_runtime::status::chain(&error));
-                let (origin, bytes) = (item.origin.clone(), item.bytes.clone());
-                record(
-                    site,
-                    &[&Item {
-                        origin,
-                        bytes,
-                        report: Err(refused),
-                    }],
-                    now,
-                )
-                .await?
+                record(site, &[&item.refused(refused)], now).await?
             }
             other => other?,
         };
@@ -158,6 +190,21 @@ struct Work {
 async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded, Error> {
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
+    let (recorded, needs) = apply(site, &tx, items, now).await?;
+    // An error here leaves the outcome unknown: the messages come again and are recognised.
+    tx.commit().await?;
+    remember_needs(site, needs);
+    Ok(recorded)
+}
+
+/// Does to the database what the items say; the caller commits, and then remembers the needs
+/// that are returned.
+pub(crate) async fn apply(
+    site: &Site,
+    tx: &impl GenericClient,
+    items: &[&Item],
+    now: Timestamp,
+) -> Result<(Recorded, BTreeSet<(i32, String)>), Error> {
     let mut recorded = Recorded::default();
 
     let ids: BTreeSet<Uuid> = items
@@ -165,7 +212,7 @@ async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded
         .filter_map(|item| Some(item.report.as_ref().ok()?.client_id.0))
         .collect();
     let ids: Vec<Uuid> = ids.into_iter().collect();
-    let mut clients: BTreeMap<Uuid, Work> = streams::lock(&tx, &ids)
+    let mut clients: BTreeMap<Uuid, Work> = streams::lock(tx, &ids)
         .await?
         .into_iter()
         .map(|held| {
@@ -185,14 +232,14 @@ async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded
         let report = match &item.report {
             Ok(report) => report,
             Err(refused) => {
-                keep_aside(&tx, item, refused).await?;
+                keep_aside(tx, item, refused).await?;
                 recorded.quarantined += 1;
                 continue;
             }
         };
         let Some(work) = clients.get_mut(&report.client_id.0) else {
             let refused = Refused::new("UNKNOWN_CLIENT", "this site has no such client");
-            keep_aside(&tx, item, &refused).await?;
+            keep_aside(tx, item, &refused).await?;
             recorded.quarantined += 1;
             continue;
         };
@@ -205,7 +252,7 @@ async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded
             Taken::Repeat => recorded.repeats += 1,
             Taken::NeverGiven => {
                 let detail = format!("epoch {} was never given", report.epoch);
-                keep_aside(&tx, item, &Refused::new("UNKNOWN_EPOCH", detail)).await?;
+                keep_aside(tx, item, &Refused::new("UNKNOWN_EPOCH", detail)).await?;
                 recorded.quarantined += 1;
             }
             fresh @ (Taken::Full(_) | Taken::Delta(_)) => {
@@ -217,35 +264,39 @@ async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded
         }
     }
 
-    keep_compliance(&tx, &taken).await?;
-    states::keep_newest(&tx, &newest(&taken)).await?;
+    keep_compliance(tx, &taken).await?;
+    states::keep_newest(tx, &newest(&taken)).await?;
     let new_needs = unknown_needs(site, &taken);
-    compliance::add_needs(&tx, &new_needs.iter().collect::<Vec<_>>()).await?;
+    compliance::add_needs(tx, &new_needs.iter().collect::<Vec<_>>()).await?;
     let changed: Vec<(i32, &Stream)> = clients
         .values()
         .filter(|work| work.changed)
         .map(|work| (work.client_no, &work.stream))
         .collect();
     if !changed.is_empty() {
-        streams::keep(&tx, &changed, now).await?;
+        streams::keep(tx, &changed, now).await?;
         let (reports, states) = (recorded.reports, recorded.states);
         backlog::add_totals(
-            &tx,
+            tx,
             i64::try_from(reports).unwrap_or(i64::MAX),
             i64::try_from(states).unwrap_or(i64::MAX),
         )
         .await?;
     }
-    // An error here leaves the outcome unknown: the messages come again and are recognised.
-    tx.commit().await?;
-    if !new_needs.is_empty() {
-        remember_needs(site, new_needs);
-        site.content_wanted.notify_one();
-    }
-    Ok(recorded)
+    Ok((recorded, new_needs))
+}
+
+/// What follows a commit that was not made by [`record_states`].
+pub(crate) fn finish(site: &Site, recorded: Recorded, needs: BTreeSet<(i32, String)>) {
+    remember_needs(site, needs);
+    count(recorded);
 }
 
 async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> Result<(), Error> {
+    let reason = reason(refused);
+    if let Some(quarantine_no) = item.held {
+        return quarantine::refuse_again(db, quarantine_no, &reason).await;
+    }
     tracing::warn!(
         origin = item.origin,
         reason = refused.reason,
@@ -254,8 +305,20 @@ async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> 
         "message quarantined"
     );
     metrics::counter!("muster_state_quarantined_total", "reason" => refused.reason).increment(1);
-    let reason = crate::domain::names::cleaned(&refused.to_string(), 1_024);
-    backlog::quarantine(db, &item.origin, &reason, &item.bytes).await
+    let aside = quarantine::Aside {
+        origin: &item.origin,
+        reason: &reason,
+        body: &item.bytes,
+        whole_batch: item.whole_batch,
+        trusted: item.trusted,
+        client_id: item.client_id,
+    };
+    quarantine::keep(db, &aside).await
+}
+
+/// The reason as it is stored.
+pub(crate) fn reason(refused: &Refused) -> String {
+    crate::domain::names::cleaned(&refused.to_string(), 1_024)
 }
 
 type Fresh<'a> = (i32, &'a Report, Taken);
@@ -379,7 +442,12 @@ fn unknown_needs(site: &Site, taken: &[Fresh<'_>]) -> BTreeSet<(i32, String)> {
         .collect()
 }
 
+/// Keeps new needs in mind once they are in the database, and wakes who fetches content.
 fn remember_needs(site: &Site, needs: BTreeSet<(i32, String)>) {
+    if needs.is_empty() {
+        return;
+    }
+    site.content_wanted.notify_one();
     let mut known = site
         .known_needs
         .lock()

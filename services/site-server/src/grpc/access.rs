@@ -134,6 +134,18 @@ pub(crate) const TABLE: Table = &[
         "/muster.state.v1.BacklogService/ListQuarantined",
         ADMINISTRATOR,
     ),
+    (
+        "/muster.state.v1.BacklogService/InspectQuarantined",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.state.v1.BacklogService/RedriveQuarantined",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.state.v1.BacklogService/DropQuarantined",
+        ADMINISTRATOR,
+    ),
 ];
 
 #[cfg(test)]

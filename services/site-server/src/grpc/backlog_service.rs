@@ -6,8 +6,8 @@ use muster_proto::state as pb;
 use muster_proto::state::backlog_service_server::BacklogService;
 use tonic::{Request, Response, Status};
 
-use super::status;
-use crate::app::{Site, backlog};
+use super::{administrator, status};
+use crate::app::{Site, backlog, manage_quarantine};
 
 /// The door.
 #[derive(Debug)]
@@ -28,7 +28,33 @@ impl BacklogService for Door {
         &self,
         request: Request<pb::ListQuarantinedRequest>,
     ) -> Result<Response<pb::ListQuarantinedResponse>, Status> {
-        let response = backlog::list_quarantined(&self.0, request.get_ref()).await;
+        let response = manage_quarantine::list_quarantined(&self.0, request.get_ref()).await;
         Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn inspect_quarantined(
+        &self,
+        request: Request<pb::InspectQuarantinedRequest>,
+    ) -> Result<Response<pb::InspectQuarantinedResponse>, Status> {
+        let response = manage_quarantine::inspect_quarantined(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn redrive_quarantined(
+        &self,
+        request: Request<pb::RedriveQuarantinedRequest>,
+    ) -> Result<Response<pb::RedriveQuarantinedResponse>, Status> {
+        let who = administrator(&request)?;
+        let done = manage_quarantine::redrive_quarantined(&self.0, &who, request.get_ref()).await;
+        Ok(Response::new(done.map_err(status)?))
+    }
+
+    async fn drop_quarantined(
+        &self,
+        request: Request<pb::DropQuarantinedRequest>,
+    ) -> Result<Response<pb::DropQuarantinedResponse>, Status> {
+        let who = administrator(&request)?;
+        let done = manage_quarantine::drop_quarantined(&self.0, &who, request.get_ref()).await;
+        Ok(Response::new(done.map_err(status)?))
     }
 }

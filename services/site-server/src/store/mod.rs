@@ -9,6 +9,7 @@ pub(crate) mod compliance;
 pub(crate) mod deployments;
 pub(crate) mod packages;
 pub(crate) mod policy;
+pub(crate) mod quarantine;
 pub(crate) mod reports;
 pub(crate) mod sites;
 pub(crate) mod states;

@@ -86,12 +86,15 @@ pub(crate) async fn keep(
     Ok(())
 }
 
-/// Clients that are asked for a FULL report: by registration, or because something has been
-/// missing for longer than `resync_after` seconds.
-pub(crate) async fn resyncs_open(db: &impl GenericClient, resync_after: f64) -> Result<i64, Error> {
+/// Clients with a report missing in between, and clients that are asked for a FULL report: by
+/// registration, or because something has been missing for longer than `resync_after` seconds.
+pub(crate) async fn open(db: &impl GenericClient, resync_after: f64) -> Result<(u64, u64), Error> {
     const SQL: &str = "
-        SELECT count(*) FROM report_streams s JOIN clients c USING (client_no)
-        WHERE c.deleted_at IS NULL
-          AND (s.wants_full OR s.gap_since < now() - make_interval(secs => $1))";
-    Ok(super::query_one(db, SQL, &[&resync_after]).await?.get(0))
+        SELECT count(*) FILTER (WHERE s.gap_since IS NOT NULL) AS gaps,
+               count(*) FILTER (WHERE s.wants_full
+                                   OR s.gap_since < now() - make_interval(secs => $1)) AS resyncs
+        FROM report_streams s JOIN clients c USING (client_no)
+        WHERE c.deleted_at IS NULL";
+    let row = super::query_one(db, SQL, &[&resync_after]).await?;
+    Ok((super::large(&row, "gaps"), super::large(&row, "resyncs")))
 }

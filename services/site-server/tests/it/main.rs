@@ -5,6 +5,8 @@
 mod catalog;
 mod clients;
 mod deployments;
+mod metrics;
+mod quarantine;
 mod recording;
 mod roles;
 mod running;

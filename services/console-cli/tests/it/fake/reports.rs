@@ -5,6 +5,7 @@ use std::pin::Pin;
 use muster_proto::catalog::{sync_service_server::SyncService, *};
 use muster_proto::report::{report_service_server::ReportService, *};
 use muster_proto::state::{backlog_service_server::BacklogService, *};
+use muster_runtime::status::{Kind, status};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -207,6 +208,7 @@ impl BacklogService for Fake {
             arrival_rate: 42.0,
             processing_rate: 40.5,
             consumers: 1,
+            drain_time: (messages == 0).then(prost_types::Duration::default),
         };
         Ok(Response::new(GetBacklogResponse {
             queues: vec![queue("0", messages, 2), queue("urgent", 0, 0)],
@@ -214,6 +216,8 @@ impl BacklogService for Fake {
             reports_recorded: 5_000,
             states_recorded: 700_000,
             resyncs_open: 3,
+            gaps_open: 4,
+            drain_time: None,
         }))
     }
 
@@ -223,17 +227,95 @@ impl BacklogService for Fake {
     ) -> Answer<ListQuarantinedResponse> {
         let request = request.into_inner();
         self.ask(&request);
-        let all = [QuarantinedMessage {
-            quarantine_no: 1,
-            received_at: ago(60),
-            origin: "site.P01.state.0, user management-point".to_owned(),
-            reason: "UNDECODABLE".to_owned(),
-            body: b"abc".to_vec().into(),
-        }];
+        let all = [quarantined(1)];
         let (messages, next_page_token) = page(&all, request.page_size, &request.page_token);
         Ok(Response::new(ListQuarantinedResponse {
             messages,
             next_page_token,
         }))
+    }
+
+    async fn inspect_quarantined(
+        &self,
+        request: Request<InspectQuarantinedRequest>,
+    ) -> Answer<InspectQuarantinedResponse> {
+        let no = request.into_inner().quarantine_no;
+        if no == 404 {
+            let text = "no message 404 is in quarantine";
+            return Err(status(Kind::NotFound, "UNKNOWN_MESSAGE", text));
+        }
+        let report = Report {
+            client_id: id(0x11),
+            epoch: 2,
+            first_serial: 1,
+            last_serial: 9,
+            kind: ReportKind::Full.into(),
+            catalog_generation: 7,
+            scan: Some(ScanState::default()),
+            ..Default::default()
+        };
+        Ok(Response::new(InspectQuarantinedResponse {
+            message: Some(quarantined(no)),
+            reports: vec![report],
+            decode_error: String::new(),
+        }))
+    }
+
+    /// Message 1 is recorded, 2 stays, 404 is not there; one message to a page.
+    async fn redrive_quarantined(
+        &self,
+        request: Request<RedriveQuarantinedRequest>,
+    ) -> Answer<RedriveQuarantinedResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let all: Vec<RedriveResult> = [1, 2, 404]
+            .into_iter()
+            .filter(|no| request.quarantine_numbers.contains(no) || !request.reason.is_empty())
+            .map(|no| RedriveResult {
+                quarantine_no: no,
+                outcome: match no {
+                    1 => RedriveOutcome::Recorded,
+                    2 => RedriveOutcome::Refused,
+                    _ => RedriveOutcome::Gone,
+                }
+                .into(),
+                reason: if no == 2 {
+                    "UNKNOWN_EPOCH: epoch 7 was never given".to_owned()
+                } else {
+                    String::new()
+                },
+            })
+            .collect();
+        let (results, next_page_token) = page(&all, 1, &request.page_token);
+        Ok(Response::new(RedriveQuarantinedResponse {
+            results,
+            next_page_token,
+        }))
+    }
+
+    async fn drop_quarantined(
+        &self,
+        request: Request<DropQuarantinedRequest>,
+    ) -> Answer<DropQuarantinedResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let here = request.quarantine_numbers.iter().filter(|no| **no != 404);
+        Ok(Response::new(DropQuarantinedResponse {
+            dropped: here.count() as u64,
+            more: false,
+        }))
+    }
+}
+
+fn quarantined(quarantine_no: u64) -> QuarantinedMessage {
+    QuarantinedMessage {
+        quarantine_no,
+        received_at: ago(60),
+        origin: "site.P01.state.0, user management-point".to_owned(),
+        reason: "UNDECODABLE".to_owned(),
+        body: b"abc".to_vec().into(),
+        body_bytes: 3,
+        attempts: 1,
+        ..Default::default()
     }
 }

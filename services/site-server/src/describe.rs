@@ -1,0 +1,76 @@
+//! What each metric of a site server means: the help text on `/metrics`. Those of its gRPC server,
+//! its pool and its broker connections are described where they are counted.
+
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+/// Tells the recorder. Metrics that have a `site` say of which site they speak.
+pub(crate) fn describe() {
+    describe_gauge!(
+        "muster_state_queue_depth",
+        "Messages that wait in a state queue."
+    );
+    describe_gauge!(
+        "muster_state_oldest_age_seconds",
+        "How long the oldest message of a state queue has waited."
+    );
+    describe_gauge!(
+        "muster_state_arrival_rate",
+        "Messages per second that came to a state queue over the last minute."
+    );
+    describe_gauge!(
+        "muster_state_processing_rate",
+        "Messages per second that were recorded from a state queue over the last minute."
+    );
+    describe_gauge!(
+        "muster_state_drain_seconds",
+        "When a state queue is empty if both rates stay; +Inf while it does not shrink."
+    );
+    describe_gauge!(
+        "muster_state_gaps_open",
+        "Clients with a report missing between those that were recorded."
+    );
+    describe_gauge!(
+        "muster_state_resyncs_open",
+        "Clients that were asked for a full report and have not sent it yet."
+    );
+    describe_gauge!(
+        "muster_state_quarantined",
+        "Messages in quarantine: they could not be recorded and wait for an administrator."
+    );
+    describe_gauge!(
+        "muster_broker_reachable",
+        "Whether the broker answered when the state queues were last looked at: 1 or 0."
+    );
+    describe_counter!(
+        "muster_state_quarantined_total",
+        "Messages that were put into quarantine, by reason."
+    );
+    describe_counter!(
+        "muster_state_redriven_total",
+        "Quarantined messages that an administrator tried again, by outcome."
+    );
+    describe_counter!(
+        "muster_state_reports_total",
+        "Reports of clients that were taken from the state queues, by outcome."
+    );
+    describe_counter!(
+        "muster_state_states_total",
+        "States in the reports that were recorded."
+    );
+    describe_histogram!(
+        "muster_state_batch_seconds",
+        "Time from taking a batch of messages to its commit."
+    );
+    describe_counter!(
+        "muster_policy_requests_total",
+        "Policy requests of clients, by whether there was anything new to send."
+    );
+    describe_counter!(
+        "muster_clients_enrolled_total",
+        "Clients that were enrolled."
+    );
+    describe_gauge!(
+        "muster_catalog_generation",
+        "The catalog generation taken over from the software update point."
+    );
+}
