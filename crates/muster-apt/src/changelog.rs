@@ -23,6 +23,19 @@ pub enum Urgency {
     Critical,
 }
 
+impl Urgency {
+    /// The word of a changelog.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Emergency => "emergency",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// What the entries looked at say together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {

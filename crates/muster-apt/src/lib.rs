@@ -9,6 +9,7 @@
 //! - [`stanza`]: the streaming reader below every deb822 file;
 //! - [`packages`]: stanzas of a `Packages` index as [`packages::BinaryPackage`]s, or why one was refused;
 //! - [`changelog`]: CVE ids and urgency from a Debian changelog;
+//! - [`deb`]: the changelog that a package carries;
 //!
 //! and on the client:
 //!
@@ -20,6 +21,7 @@
 //! Everything that comes from outside is bounded, and no input makes a function here panic.
 
 pub mod changelog;
+pub mod deb;
 pub mod dpkg_status;
 mod glob;
 pub mod index;

@@ -1,11 +1,20 @@
 //! Wants files, and says how far each one is.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use muster_apt::changelog::Urgency;
 use muster_proto::catalog::FileRef;
 use muster_proto::content::{FileState, FileStatus};
 
 use super::{Error, MAX_FILES, Point, Source, Step};
 use crate::domain::archive::{ArchivePath, ArchiveUri};
 use crate::domain::digest::Digest;
+use crate::domain::facts::{self, Facts};
+
+/// CVE ids in one answer, so that it fits into a message; a file whose ids have no room is
+/// answered as not ready, and asked for again.
+const MAX_CVES: usize = 50_000;
 
 /// Wants every file that is not held. The paths are on disk before the answer; the bytes come
 /// in the background, and the caller asks again.
@@ -21,9 +30,10 @@ pub(crate) async fn ensure_content(
         .map(|file| parse(file, point))
         .collect::<Result<_, _>>()?;
     offer_paths(point, &files).await?;
+    let mut room = MAX_CVES;
     files
         .into_iter()
-        .map(|(digest, source)| status(point, digest, &source))
+        .map(|(digest, source)| status(point, digest, &source, &mut room))
         .collect()
 }
 
@@ -69,30 +79,65 @@ async fn offer_paths(point: &Point, files: &[(Digest, Source)]) -> Result<(), Er
     }
 }
 
-fn status(point: &Point, digest: Digest, source: &Source) -> Result<FileStatus, Error> {
-    let (state, bytes_fetched, detail) = match point.content.size(&digest) {
-        Some(size) if size == source.size => (FileState::Available, size, String::new()),
-        Some(size) => {
-            let detail = format!(
+fn status(
+    point: &Point,
+    digest: Digest,
+    source: &Source,
+    room: &mut usize,
+) -> Result<FileStatus, Error> {
+    let mut status = FileStatus {
+        sha256: digest.as_bytes().to_vec().into(),
+        ..Default::default()
+    };
+    let step = match point.content.size(&digest) {
+        Some(size) if size == source.size => {
+            status.bytes_fetched = size;
+            match known(point, digest, source) {
+                Some(facts) if facts.cve_ids.len() > *room => Step::Fetching { bytes: size },
+                Some(facts) => {
+                    *room -= facts.cve_ids.len();
+                    status.cve_ids.clone_from(&facts.cve_ids);
+                    status.urgency = facts.urgency.map_or("", Urgency::word).to_owned();
+                    status.set_state(FileState::Available);
+                    return Ok(status);
+                }
+                None => Step::Fetching { bytes: size },
+            }
+        }
+        Some(size) => Step::Failed {
+            detail: format!(
                 "SIZE_MISMATCH: held with {size} bytes, wanted {}",
                 source.size
-            );
-            (FileState::Failed, 0, detail)
-        }
-        None => match want(point, digest, source)? {
-            Step::Waiting => (FileState::Waiting, 0, String::new()),
-            Step::Fetching { bytes } => (FileState::Fetching, bytes, String::new()),
-            Step::Failed { detail, .. } => (FileState::Failed, 0, detail),
+            ),
+            at: Instant::now(),
         },
+        None => want(point, digest, source)?,
     };
-    let sha256 = digest.as_bytes().to_vec().into();
-    Ok(FileStatus {
-        sha256,
-        state: state.into(),
-        bytes_fetched,
-        detail,
-        ..Default::default()
-    })
+    match step {
+        Step::Waiting => status.set_state(FileState::Waiting),
+        Step::Fetching { bytes } => {
+            status.set_state(FileState::Fetching);
+            status.bytes_fetched = bytes;
+        }
+        Step::Failed { detail, .. } => {
+            status.set_state(FileState::Failed);
+            status.detail = detail;
+        }
+    }
+    Ok(status)
+}
+
+/// What a file that is held says. `None`: it is still being looked at.
+fn known(point: &Point, digest: Digest, source: &Source) -> Option<Arc<Facts>> {
+    let facts = point.content.facts(&digest);
+    if facts.is_some() || facts::package(&source.path).is_none() {
+        return Some(facts.unwrap_or_default());
+    }
+    match point.jobs.want(digest, source) {
+        Some(Step::Waiting | Step::Fetching { .. }) => None,
+        // The file matters more than what it says.
+        Some(Step::Failed { .. }) | None => Some(Arc::default()),
+    }
 }
 
 fn want(point: &Point, digest: Digest, source: &Source) -> Result<Step, Error> {
@@ -104,7 +149,7 @@ fn want(point: &Point, digest: Digest, source: &Source) -> Result<Step, Error> {
         let detail = "STORE_FULL: no room for this file".to_owned();
         return Ok(Step::Failed {
             detail,
-            at: std::time::Instant::now(),
+            at: Instant::now(),
         });
     }
     point

@@ -5,6 +5,7 @@ mod error;
 mod fetch_content;
 mod jobs;
 mod publish_suites;
+mod read_facts;
 mod remove_content;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ pub(crate) use error::Error;
 pub(crate) use fetch_content::{Upstream, fetch_content};
 pub(crate) use jobs::{Jobs, Source, Step};
 pub(crate) use publish_suites::publish_suites;
+pub(crate) use read_facts::read_facts;
 pub(crate) use remove_content::remove_content;
 
 use crate::config::Config;

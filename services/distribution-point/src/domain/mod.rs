@@ -3,6 +3,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod digest;
+pub(crate) mod facts;
 pub(crate) mod manifest;
 pub(crate) mod range;
 pub(crate) mod target;

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Error, blocking, create_folder, sync_folder};
 use crate::domain::digest::Digest;
+use crate::domain::facts::Facts;
 
 /// What was begun and not finished for this long is thrown away at the start.
 const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -32,8 +33,16 @@ pub(crate) struct Content {
 
 #[derive(Debug, Default)]
 struct Held {
-    sizes: HashMap<Digest, u64>,
+    files: HashMap<Digest, HeldFile>,
     bytes: u64,
+}
+
+#[derive(Debug)]
+struct HeldFile {
+    size: u64,
+    /// What the file says of its update, once somebody has looked. Not kept over a restart:
+    /// looking again costs seconds.
+    facts: Option<Arc<Facts>>,
 }
 
 impl Content {
@@ -67,12 +76,24 @@ impl Content {
 
     /// The size of a file that is held.
     pub(crate) fn size(&self, digest: &Digest) -> Option<u64> {
-        self.read().sizes.get(digest).copied()
+        self.read().files.get(digest).map(|held| held.size)
+    }
+
+    /// What was noted about a file that is held.
+    pub(crate) fn facts(&self, digest: &Digest) -> Option<Arc<Facts>> {
+        self.read().files.get(digest)?.facts.clone()
+    }
+
+    /// Notes what a file says, as long as it is held.
+    pub(crate) fn note_facts(&self, digest: &Digest, facts: Facts) {
+        if let Some(held) = self.write().files.get_mut(digest) {
+            held.facts = Some(Arc::new(facts));
+        }
     }
 
     /// All that is held.
     pub(crate) fn digests(&self) -> Vec<Digest> {
-        self.read().sizes.keys().copied().collect()
+        self.read().files.keys().copied().collect()
     }
 
     /// Bytes held.
@@ -223,7 +244,7 @@ impl Content {
 
     fn count(&self) {
         let held = self.read();
-        metrics::gauge!("muster_content_files").set(held.sizes.len() as f64);
+        metrics::gauge!("muster_content_files").set(held.files.len() as f64);
         metrics::gauge!("muster_content_bytes").set(held.bytes as f64);
     }
 }
@@ -249,12 +270,13 @@ impl Held {
 
     fn insert(&mut self, digest: Digest, size: u64) {
         self.remove(&digest);
-        self.sizes.insert(digest, size);
+        let facts = None;
+        self.files.insert(digest, HeldFile { size, facts });
         self.bytes += size;
     }
 
     fn remove(&mut self, digest: &Digest) -> Option<u64> {
-        let size = self.sizes.remove(digest)?;
+        let size = self.files.remove(digest)?.size;
         self.bytes -= size;
         Some(size)
     }

@@ -1,4 +1,4 @@
-//! Fetches wanted files, one per worker, and tries again what may pass.
+//! Fetches wanted files, one per worker, tries again what may pass, and looks into packages.
 
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,7 @@ async fn fetch(point: &Point, upstream: &Upstream, digest: Digest, source: &Sour
         );
         return;
     }
+    app::read_facts(point, digest, source).await;
     // Nobody wants it any more: removed while it came.
     if !point.jobs.remove(&digest)
         && let Err(error) = point.content.withdraw(digest).await

@@ -2,6 +2,7 @@
 //! server, and clients: everything over the wire.
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs)] // a failure here is a failure of the test
 
+mod facts;
 mod fetch;
 mod publish;
 mod serve;
