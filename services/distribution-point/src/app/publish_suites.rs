@@ -90,7 +90,7 @@ async fn offer(point: &Point, snapshot: Snapshot) -> Result<(), Error> {
         .into_iter()
         .map(|(path, digest, _)| (path, digest))
         .collect();
-    let publication = Publication::new(snapshot.archive, files);
+    let publication = Publication::new(snapshot.archive, files, jiff::Timestamp::now().as_second());
     tracing::info!(suite.key = %key, suite = suite.as_str(), files = count, "suite published");
     let dropped = point
         .manifests

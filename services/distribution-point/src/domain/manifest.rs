@@ -27,14 +27,23 @@ pub(crate) struct Publication {
     /// its indexes by hash.
     #[serde(default)]
     before: BTreeSet<Digest>,
+    /// When these files came, in seconds since 1970: what clients are told as Last-Modified. 0:
+    /// not known.
+    #[serde(default)]
+    published_at: i64,
 }
 
 impl Publication {
-    pub(crate) fn new(archive: ArchiveUri, files: BTreeMap<ArchivePath, Digest>) -> Self {
+    pub(crate) fn new(
+        archive: ArchiveUri,
+        files: BTreeMap<ArchivePath, Digest>,
+        published_at: i64,
+    ) -> Self {
         Self {
             archive,
             files,
             before: BTreeSet::new(),
+            published_at,
         }
     }
 
@@ -49,6 +58,8 @@ pub(crate) struct Found {
     pub(crate) digest: Digest,
     /// Whether the path can never mean other bytes.
     pub(crate) immutable: bool,
+    /// When the path got these bytes, in seconds since 1970, for what is not immutable.
+    pub(crate) modified_at: Option<i64>,
 }
 
 impl Manifest {
@@ -63,6 +74,7 @@ impl Manifest {
             return Some(Found {
                 digest: *digest,
                 immutable: true,
+                modified_at: None,
             });
         };
         // A suite's name may have slashes, so each is tried as a prefix.
@@ -72,6 +84,7 @@ impl Manifest {
                 return Some(Found {
                     digest: *digest,
                     immutable: false,
+                    modified_at: Some(suite.published_at).filter(|at| *at > 0),
                 });
             }
             let (_, hash) = file.rsplit_once("by-hash/SHA256/")?;
@@ -79,6 +92,7 @@ impl Manifest {
             suite.digests().any(|held| held == digest).then_some(Found {
                 digest,
                 immutable: true,
+                modified_at: None,
             })
         })
     }
@@ -115,6 +129,8 @@ impl Manifest {
         if (&old.archive, &old.files) == (&publication.archive, &publication.files) {
             return Vec::new();
         }
+        // Two snapshots within one second must not look like one.
+        publication.published_at = publication.published_at.max(old.published_at + 1);
         publication.before = old.files.values().copied().collect();
         let dropped: BTreeSet<Digest> = old.before.clone();
         suites.insert(suite, publication);
@@ -180,7 +196,11 @@ mod tests {
 
     fn snapshot(n: u8) -> Publication {
         let files = [("InRelease", n), ("main/binary-amd64/Packages.xz", n + 1)];
-        Publication::new(uri(), files.map(|(name, n)| (path(name), digest(n))).into())
+        Publication::new(
+            uri(),
+            files.map(|(name, n)| (path(name), digest(n))).into(),
+            n.into(),
+        )
     }
 
     fn find(manifest: &Manifest, text: &str) -> Option<Digest> {
@@ -243,6 +263,23 @@ mod tests {
             "the snapshot before the last one is dropped"
         );
         assert_eq!(find(&manifest, &old), None);
+    }
+
+    #[test]
+    fn a_path_is_as_old_as_its_snapshot_and_two_snapshots_never_look_like_one() {
+        let mut manifest = Manifest::default();
+        let at = |manifest: &Manifest| {
+            let found = manifest.find(&key(), &path("dists/bookworm/InRelease"));
+            found.unwrap().modified_at.unwrap()
+        };
+        manifest.publish(key(), path("bookworm"), snapshot(11));
+        assert_eq!(at(&manifest), 11);
+        let mut same = snapshot(11);
+        same.published_at = 99;
+        manifest.publish(key(), path("bookworm"), same);
+        assert_eq!(at(&manifest), 11, "the same files keep their time");
+        manifest.publish(key(), path("bookworm"), snapshot(5));
+        assert_eq!(at(&manifest), 12, "even when our clock went back");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Which part of a file a request gets: RFC 9110, sections 13 and 14, for files whose only
-//! validator is a strong entity tag.
+//! Which part of a file a request gets: RFC 9110, sections 13 and 14, for files whose validator is
+//! a strong entity tag, and for some also the time they came (apt knows no tags).
 
-use http::HeaderMap;
-use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue};
 
 /// What to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +24,28 @@ pub(crate) enum Answer {
     Unsatisfiable,
 }
 
-/// Decides in the order of RFC 9110, 13.2.2. `etag` is with its quotes, `len` in bytes.
-pub(crate) fn decide(get: bool, headers: &HeaderMap, etag: &str, len: u64) -> Answer {
+/// Decides in the order of RFC 9110, 13.2.2. `etag` is with its quotes, `modified` as it is sent in
+/// Last-Modified, `len` in bytes.
+pub(crate) fn decide(
+    get: bool,
+    headers: &HeaderMap,
+    etag: &str,
+    modified: Option<&str>,
+    len: u64,
+) -> Answer {
     if headers.contains_key(IF_MATCH) && !matches(headers, &IF_MATCH, etag, false) {
         return Answer::PreconditionFailed;
     }
     if matches(headers, &IF_NONE_MATCH, etag, true) {
+        return Answer::NotModified;
+    }
+    // The very time that we gave, not a later one: another distribution point may have got the
+    // same files later, and older ones after us.
+    let since = headers.get(IF_MODIFIED_SINCE).map(HeaderValue::as_bytes);
+    if !headers.contains_key(IF_NONE_MATCH)
+        && since.is_some()
+        && since == modified.map(str::as_bytes)
+    {
         return Answer::NotModified;
     }
     // A range has a meaning for GET only.
@@ -111,16 +127,16 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     const ETAG: &str = "\"abc\"";
+    const MODIFIED: &str = "Tue, 30 Sep 2025 10:00:00 GMT";
 
     fn answer(len: u64, headers: &[(HeaderName, &str)]) -> Answer {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name, HeaderValue::from_str(value).unwrap());
         }
-        decide(true, &map, ETAG, len)
+        decide(true, &map, ETAG, Some(MODIFIED), len)
     }
 
     #[test]
@@ -216,8 +232,24 @@ mod tests {
     }
 
     #[test]
+    fn who_names_the_time_it_was_given_gets_nothing() {
+        let since = |time| (IF_MODIFIED_SINCE, time);
+        assert_eq!(answer(10, &[since(MODIFIED)]), Answer::NotModified);
+        let later = "Tue, 30 Sep 2025 10:00:01 GMT";
+        assert_eq!(answer(10, &[since(later)]), Answer::Whole);
+        let both = [since(MODIFIED), (IF_NONE_MATCH, "\"x\"")];
+        assert_eq!(
+            answer(10, &both),
+            Answer::Whole,
+            "a tag is the better witness"
+        );
+        let map = HeaderMap::from_iter([(IF_MODIFIED_SINCE, HeaderValue::from_static(MODIFIED))]);
+        assert_eq!(decide(true, &map, ETAG, None, 10), Answer::Whole);
+    }
+
+    #[test]
     fn a_range_without_get_means_nothing() {
         let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=1-2"))]);
-        assert_eq!(decide(false, &headers, ETAG, 10), Answer::Whole);
+        assert_eq!(decide(false, &headers, ETAG, None, 10), Answer::Whole);
     }
 }

@@ -9,12 +9,13 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    HeaderName, RETRY_AFTER,
+    HeaderName, LAST_MODIFIED, RETRY_AFTER,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -67,6 +68,7 @@ async fn find<B>(point: &Point, transfers: &Transfers, request: &Request<B>) -> 
         Some(Target::Content(digest)) => Some(Found {
             digest,
             immutable: true,
+            modified_at: None,
         }),
         Some(Target::Apt(key, path)) => point.manifests.current().find(&key, &path),
         None => None,
@@ -77,16 +79,16 @@ async fn find<B>(point: &Point, transfers: &Transfers, request: &Request<B>) -> 
     let Some(size) = point.content.size(&found.digest) else {
         return empty(StatusCode::NOT_FOUND);
     };
-    let etag = format!("\"{}\"", found.digest);
-    match decide(get, request.headers(), &etag, size) {
-        Answer::NotModified => validators(empty(StatusCode::NOT_MODIFIED), found, &etag),
+    let (etag, modified) = (etag(found), modified(found));
+    match decide(get, request.headers(), &etag, modified.as_deref(), size) {
+        Answer::NotModified => validators(empty(StatusCode::NOT_MODIFIED), found),
         Answer::PreconditionFailed => empty(StatusCode::PRECONDITION_FAILED),
         Answer::Unsatisfiable => {
             let range = (CONTENT_RANGE, text(&format!("bytes */{size}")));
             with(empty(StatusCode::RANGE_NOT_SATISFIABLE), [range])
         }
         Answer::Whole if !get => {
-            let response = validators(empty(StatusCode::OK), found, &etag);
+            let response = validators(empty(StatusCode::OK), found);
             with(response, [(CONTENT_LENGTH, size.into())])
         }
         Answer::Whole => send(point, transfers, found, None).await,
@@ -129,7 +131,7 @@ async fn send(
         let range = text(&format!("bytes {first}-{last}/{size}"));
         response.headers_mut().insert(CONTENT_RANGE, range);
     }
-    let response = validators(response, found, &format!("\"{}\"", found.digest));
+    let response = validators(response, found);
     with(response, [(CONTENT_LENGTH, len.into())])
 }
 
@@ -162,7 +164,22 @@ fn stream_of(file: File, first: u64, len: u64, permit: OwnedSemaphorePermit) -> 
     BodyExt::boxed_unsync(StreamBody::new(pieces))
 }
 
-fn validators(response: Response<Body>, found: Found, etag: &str) -> Response<Body> {
+fn etag(found: Found) -> String {
+    format!("\"{}\"", found.digest)
+}
+
+/// The time that a client may come back with, as HTTP writes it.
+fn modified(found: Found) -> Option<String> {
+    let at = jiff::Timestamp::from_second(found.modified_at?).ok()?;
+    DateTimePrinter::new().timestamp_to_rfc9110_string(&at).ok()
+}
+
+fn validators(mut response: Response<Body>, found: Found) -> Response<Body> {
+    if let Some(modified) = modified(found) {
+        response
+            .headers_mut()
+            .insert(LAST_MODIFIED, text(&modified));
+    }
     let cache = if found.immutable {
         IMMUTABLE
     } else {
@@ -173,7 +190,7 @@ fn validators(response: Response<Body>, found: Found, etag: &str) -> Response<Bo
     with(
         response,
         [
-            (ETAG, text(etag)),
+            (ETAG, text(&etag(found))),
             (CACHE_CONTROL, cache),
             (CONTENT_TYPE, kind),
             (ACCEPT_RANGES, ranges),

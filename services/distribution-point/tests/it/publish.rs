@@ -130,6 +130,40 @@ async fn a_suite_is_published_whole_and_replaced_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apt_which_knows_no_tags_is_told_that_nothing_changed() {
+    let world = World::start().await;
+    let url = world.url(&format!("/apt/{KEY}/dists/bookworm/InRelease"));
+    let http = world.http(Role::Client);
+    let ask = async |since: &str| {
+        let request = http.get(&url).header("If-Modified-Since", since);
+        let answer = request.send().await.unwrap();
+        let modified = answer.headers()["last-modified"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        (answer.status(), modified)
+    };
+    let release = |n: u8| text(&format!("release {n}"));
+    world.artifacts.put(&release(1));
+    world.publish(&[("InRelease", release(1))]).await.unwrap();
+    let (status, first) = ask("Thu, 01 Jan 1970 00:00:00 GMT").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(first.ends_with(" GMT"), "{first}");
+    assert_eq!(ask(&first).await, (StatusCode::NOT_MODIFIED, first.clone()));
+    world.publish(&[("InRelease", release(1))]).await.unwrap();
+    assert_eq!(
+        ask(&first).await.0,
+        StatusCode::NOT_MODIFIED,
+        "published again"
+    );
+    world.artifacts.put(&release(2));
+    world.publish(&[("InRelease", release(2))]).await.unwrap();
+    let (status, second) = ask(&first).await;
+    assert_eq!(status, StatusCode::OK, "in the same second, perhaps");
+    assert_ne!(first, second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_of_the_pool_are_found_under_the_vendors_path_once_they_are_held() {
     let world = World::start().await;
     let (release, deb) = (text("release"), text("deb"));
