@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use muster_domain::error_code;
+use muster_runtime::Backoff;
 use muster_runtime::tls::ClientTls;
 use reqwest::{StatusCode, header};
 use sha2::{Digest, Sha256};
@@ -20,14 +21,48 @@ use crate::{Error, Failure};
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How often a transfer that broke off is taken up again at the same distribution point.
-const RESUMES: u32 = 4;
+/// How often distribution points are asked once more after a transfer broke off.
+const RESUMES: u32 = 5;
 
 /// The cache of one agent: a private folder of files named by their SHA-256.
 #[derive(Debug)]
 pub struct Content {
     dir: PathBuf,
     http: Option<reqwest::Client>,
+    pace: Pace,
+}
+
+/// How patient a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The first pause before everybody is asked again; it doubles up to `longest_pause`, and
+    /// each pause is drawn from zero to that.
+    pub first_pause: Duration,
+    /// The longest such pause.
+    pub longest_pause: Duration,
+    /// How long one attempt may take in any case.
+    pub grace: Duration,
+    /// Bytes per second below which an attempt is given up once the grace is used.
+    pub least_rate: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            first_pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(8),
+            grace: Duration::from_secs(60),
+            least_rate: 8 * 1024,
+        }
+    }
+}
+
+impl Pace {
+    /// How long one attempt at a file of `size` bytes may take.
+    #[must_use]
+    pub fn limit(&self, size: u64) -> Duration {
+        self.grace + Duration::from_secs(size / self.least_rate.max(1))
+    }
 }
 
 /// Why one attempt at one distribution point ended.
@@ -69,6 +104,7 @@ impl Content {
         Ok(Self {
             dir: dir.to_owned(),
             http,
+            pace: Pace::default(),
         })
     }
 
@@ -79,7 +115,16 @@ impl Content {
         Ok(Self {
             dir: dir.to_owned(),
             http: Some(http),
+            pace: Pace::default(),
         })
+    }
+
+    /// Replaces the patience, for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
     }
 
     /// Where a file is, or will be.
@@ -95,7 +140,9 @@ impl Content {
         fs::symlink_metadata(self.path(sha256)).is_ok_and(|m| m.is_file() && m.len() == size)
     }
 
-    /// Brings a file into the cache, from the first distribution point that gives it.
+    /// Brings a file into the cache, from the first distribution point that gives it. Those that
+    /// do not answer, or break off, are asked again in turn after a pause, and what arrived is
+    /// resumed.
     ///
     /// # Errors
     /// `CONTENT_UNREACHABLE`, `CONTENT_NOT_FOUND`, `CONTENT_MISMATCH` or `DISK_FULL`: the
@@ -109,47 +156,60 @@ impl Content {
         if self.has(sha256, size) {
             return Ok(self.path(sha256));
         }
-        let mut worst = Failure::new(
-            error_code::CONTENT_UNREACHABLE,
-            "no distribution point is known",
-        );
-        for point in points {
-            match self.fetch_from(point, sha256, size).await {
-                Ok(path) => return Ok(path),
-                Err(failure) => {
-                    tracing::warn!(%point, %failure, "content not fetched");
-                    let nearer = |code| match code {
-                        error_code::CONTENT_UNREACHABLE => 0,
-                        error_code::CONTENT_NOT_FOUND => 1,
-                        _ => 2,
-                    };
-                    if nearer(failure.code) >= nearer(worst.code) {
-                        worst = failure;
+        let unreachable = |why: String| Failure::new(error_code::CONTENT_UNREACHABLE, why);
+        let mut last = unreachable("no distribution point is known".into());
+        let mut refused: Option<Failure> = None;
+        let mut left: Vec<&String> = points.iter().collect();
+        let mut pauses = Backoff::new(self.pace.first_pause, self.pace.longest_pause);
+        for round in 0..=RESUMES {
+            if left.is_empty() {
+                break;
+            }
+            if round > 0 {
+                tokio::time::sleep(pauses.next_delay()).await;
+            }
+            let mut again = Vec::new();
+            for point in left {
+                match self.attempt_in_time(point, sha256, size).await {
+                    Ok(path) => return Ok(path),
+                    Err(Broken::Refused(failure)) => {
+                        tracing::warn!(%point, %failure, "content not fetched");
+                        let worse = refused.as_ref().is_some_and(|held| {
+                            held.code != error_code::CONTENT_NOT_FOUND
+                                && failure.code == error_code::CONTENT_NOT_FOUND
+                        });
+                        if !worse {
+                            refused = Some(failure);
+                        }
+                    }
+                    Err(Broken::Interrupted(why)) => {
+                        tracing::debug!(%point, why, "content not fetched yet");
+                        last = unreachable(format!("{point}: {why}"));
+                        again.push(point);
                     }
                 }
             }
+            left = again;
         }
-        Err(worst)
+        let failure = refused.unwrap_or(last);
+        tracing::warn!(%failure, "content not fetched");
+        Err(failure)
     }
 
-    async fn fetch_from(
+    /// One attempt, ended when it is slower than any line in use: a distribution point that sends
+    /// a byte now and then must not hold an update for ever.
+    async fn attempt_in_time(
         &self,
         point: &str,
         sha256: &[u8; 32],
         size: u64,
-    ) -> Result<PathBuf, Failure> {
-        let mut last = String::new();
-        for _ in 0..=RESUMES {
-            match self.attempt(point, sha256, size).await {
-                Ok(path) => return Ok(path),
-                Err(Broken::Refused(failure)) => return Err(failure),
-                Err(Broken::Interrupted(why)) => last = why,
-            }
-        }
-        Err(Failure::new(
-            error_code::CONTENT_UNREACHABLE,
-            format!("{point}: {last}"),
-        ))
+    ) -> Result<PathBuf, Broken> {
+        let limit = self.pace.limit(size);
+        let attempt = tokio::time::timeout(limit, self.attempt(point, sha256, size));
+        attempt.await.unwrap_or_else(|_| {
+            let seconds = limit.as_secs_f64();
+            Err(Broken::Interrupted(format!("not done in {seconds} s")))
+        })
     }
 
     async fn attempt(&self, point: &str, sha256: &[u8; 32], size: u64) -> Result<PathBuf, Broken> {

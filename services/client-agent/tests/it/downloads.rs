@@ -1,8 +1,9 @@
 //! Content from distribution points that stop, lie, or have nothing.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use client_agent::download::Content;
+use client_agent::download::{Content, Pace};
 use muster_domain::error_code;
 use muster_runtime::Tasks;
 use sha2::{Digest, Sha256};
@@ -15,6 +16,8 @@ struct Behaviour {
     /// Close the connection after so many bytes of the body, this many times.
     cut: Option<(usize, u32)>,
     ignores_ranges: bool,
+    /// Send a few bytes at a time.
+    drips: bool,
     status: Option<u16>,
 }
 
@@ -27,7 +30,11 @@ struct Point {
 
 impl Point {
     async fn start(behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", behaviour).await
+    }
+
+    async fn start_at(addr: &str, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let behaviour = Arc::new(Mutex::new(behaviour));
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -46,7 +53,16 @@ impl Point {
                 let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
                 log.lock().unwrap().push(head.clone());
                 let answer = answer(&mut shared.lock().unwrap(), &head);
-                let _ = socket.write_all(&answer).await;
+                let drips = shared.lock().unwrap().drips;
+                let size = if drips { 200 } else { answer.len() };
+                for piece in answer.chunks(size.max(1)).take(40) {
+                    if socket.write_all(piece).await.is_err() {
+                        break;
+                    }
+                    if drips {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
                 let _ = socket.shutdown().await;
             }
         });
@@ -106,6 +122,19 @@ fn cache() -> Cache {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let content = Content::with_client(dir.path(), http).unwrap();
     Cache { dir, content }
+}
+
+fn impatient(cache: Cache) -> Cache {
+    let pace = Pace {
+        first_pause: Duration::from_millis(1),
+        grace: Duration::from_millis(300),
+        least_rate: u64::MAX,
+        ..Pace::default()
+    };
+    Cache {
+        content: cache.content.with_pace(pace),
+        ..cache
+    }
 }
 
 fn body() -> (Vec<u8>, [u8; 32]) {
@@ -232,9 +261,48 @@ async fn another_distribution_point_helps_out() {
 }
 
 #[tokio::test]
+async fn a_distribution_point_that_restarts_is_waited_for() {
+    let (body, sha256) = body();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = gone.local_addr().unwrap();
+    drop(gone);
+    let starts = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let behaviour = Behaviour {
+            body,
+            ..Default::default()
+        };
+        Point::start_at(&addr.to_string(), behaviour).await
+    };
+    let cache = cache();
+    let urls = [format!("http://{addr}")];
+    let (fetched, _point) = tokio::join!(cache.content.fetch(&sha256, 400_000, &urls), starts);
+    fetched.unwrap();
+}
+
+#[tokio::test]
+async fn a_distribution_point_that_drips_is_given_up() {
+    let (body, sha256) = body();
+    let point = Point::start(Behaviour {
+        body,
+        drips: true,
+        ..Default::default()
+    })
+    .await;
+    let cache = impatient(cache());
+    let urls = std::slice::from_ref(&point.url);
+    let fetch = cache.content.fetch(&sha256, 400_000, urls);
+    let failure = tokio::time::timeout(Duration::from_secs(20), fetch).await;
+    let failure = failure.expect("it ends").unwrap_err();
+    assert_eq!(failure.code, error_code::CONTENT_UNREACHABLE);
+    assert!(failure.detail.contains("not done in"), "{failure}");
+    assert_eq!(Pace::default().limit(80 << 20).as_secs(), 60 + 10 * 1024);
+}
+
+#[tokio::test]
 async fn the_failure_says_whether_nobody_answered_or_nobody_has_it() {
     let (_, sha256) = body();
-    let cache = cache();
+    let cache = impatient(cache());
     let nobody = ["http://127.0.0.1:9".to_owned()];
     let failure = cache.content.fetch(&sha256, 1, &nobody).await.unwrap_err();
     assert_eq!(failure.code, error_code::CONTENT_UNREACHABLE);
