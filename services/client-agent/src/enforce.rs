@@ -24,10 +24,9 @@ use crate::topics::{
 };
 use crate::{Error, Failure};
 
-/// The longest time between two attempts at an update.
-const MAX_RETRY: Duration = Duration::from_secs(6 * 3600);
-/// How soon the package manager is asked again when somebody else had it.
-const BUSY_RETRY: Duration = Duration::from_secs(60);
+/// After so many updates in a row that no distribution point answered for, the others of the run
+/// are not asked for: each costs seconds.
+const MAX_AWAY_IN_A_ROW: u32 = 3;
 /// The longest a run is watched, whatever its updates ask for.
 const MAX_RUN: Duration = Duration::from_secs(12 * 3600);
 
@@ -246,7 +245,8 @@ impl Agent {
         let now = self.now();
         let mut targets = plan::targets(policy, active, evaluation, &waiting, (mode, now));
         if mode == Mode::Due {
-            targets.retain(|update, _| attempts.get(update).is_none_or(|(_, at)| *at <= now));
+            targets
+                .retain(|update, _| attempts.get(update).is_none_or(|held| held.retry_at <= now));
         }
         Ok(targets)
     }
@@ -291,18 +291,24 @@ impl Agent {
             }
         }
         self.step(active, &steps)?;
+        let (mut away, mut last_away) = (0, None);
         for (update, files) in missing {
-            self.step(active, &[(update, State::Downloading, None)])?;
-            let mut result = Ok(());
-            for file in &files {
-                result = self.provider().acquire(file, self.content(), points).await;
-                if result.is_err() {
-                    break;
-                }
-            }
+            let given_up = last_away.clone().filter(|_| away >= MAX_AWAY_IN_A_ROW);
+            let result = match given_up {
+                Some(failure) => Err(failure),
+                None => self.acquire(active, update, &files, points).await?,
+            };
             match result {
-                Ok(()) => self.step(active, &[(update, State::Downloaded, None)])?,
+                Ok(()) => {
+                    away = 0;
+                    self.store().write(|w| w.clear_away(update))?;
+                    self.step(active, &[(update, State::Downloaded, None)])?;
+                }
                 Err(failure) => {
+                    if failure.is_away() {
+                        away += 1;
+                        last_away = Some(failure.clone());
+                    }
                     targets.remove(&update);
                     let step = (update, State::FailedToDownload, Some(failure.clone()));
                     self.step(active, &[step])?;
@@ -311,6 +317,23 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Brings the files of one update into the cache.
+    async fn acquire(
+        &self,
+        active: &[Deployment],
+        update: UpdateNo,
+        files: &[Approved],
+        points: &[String],
+    ) -> Result<Result<(), Failure>, Error> {
+        self.step(active, &[(update, State::Downloading, None)])?;
+        for file in files {
+            if let Err(failure) = self.provider().acquire(file, self.content(), points).await {
+                return Ok(Err(failure));
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// One run of the package manager.
@@ -432,7 +455,7 @@ impl Agent {
                 w.put(Kind::Detection, &update.0.to_be_bytes(), &value, now)?;
             }
             w.set_restart_pending(&waiting)?;
-            self.write_steps(w, &active, &steps, now)?;
+            self.write_steps(w, &active, &mut steps, now)?;
             w.end_intents(
                 &format!("{} installed, {} failed", installed.len(), failed.len()),
                 now,
@@ -447,30 +470,40 @@ impl Agent {
         if steps.is_empty() {
             return Ok(());
         }
-        let now = self.now();
+        let (now, mut steps) = (self.now(), steps.to_vec());
         self.store()
-            .write(|w| self.write_steps(w, active, steps, now))?;
-        self.tell(steps);
+            .write(|w| self.write_steps(w, active, &mut steps, now))?;
+        self.tell(&steps);
         Ok(())
     }
 
+    /// A failure that may be over soon leaves its update waiting for content: `steps` says so
+    /// afterwards.
     fn write_steps(
         &self,
         w: &Writer<'_>,
         active: &[Deployment],
-        steps: &[Step],
+        steps: &mut [Step],
         now: Timestamp,
     ) -> Result<(), Error> {
-        for (update, state, failure) in steps {
+        let attempts = w.attempts()?;
+        for (update, state, failure) in &mut *steps {
+            if let Some(failure) = failure {
+                let (attempts, final_failure) = plan::after_failure(
+                    attempts.get(update),
+                    failure,
+                    self.options().retry_after,
+                    (now, rand::random_range(0.8..=1.2)),
+                );
+                w.set_attempts(*update, &attempts)?;
+                if !final_failure {
+                    *state = State::WaitingForContent;
+                }
+            } else if matches!(state, State::SuccessfullyInstalled | State::PendingRestart) {
+                w.clear_attempt(*update)?;
+            }
             for deployment in active.iter().filter(|d| d.updates.contains(update)) {
                 put_update(w, deployment.id, *update, *state, failure.as_ref(), now)?;
-            }
-            match failure {
-                Some(failure) => self.count_failure(w, *update, failure, now)?,
-                None if matches!(state, State::SuccessfullyInstalled | State::PendingRestart) => {
-                    w.clear_attempt(*update)?;
-                }
-                None => {}
             }
         }
         let touched = active
@@ -479,35 +512,6 @@ impl Agent {
             .cloned()
             .collect::<Vec<_>>();
         summarise(w, &touched, now)
-    }
-
-    fn count_failure(
-        &self,
-        w: &Writer<'_>,
-        update: UpdateNo,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        let before = w
-            .attempts()?
-            .get(&update)
-            .map_or(0, |(failures, _)| *failures);
-        let (failures, delay) = if failure.is_busy() {
-            (before, BUSY_RETRY.min(self.options().retry_after))
-        } else {
-            let doubled = 2_u32.saturating_pow(before.min(16));
-            (
-                before + 1,
-                self.options()
-                    .retry_after
-                    .saturating_mul(doubled)
-                    .min(MAX_RETRY),
-            )
-        };
-        // Thousands of machines that failed together do not come back together.
-        let delay = delay.mul_f64(rand::random_range(0.8..=1.2));
-        let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_hours(6));
-        w.set_attempt(update, failures, now + delay)
     }
 
     /// Failures and ends are told at once.
@@ -532,7 +536,7 @@ impl Agent {
         // One that is due already was left alone in this run for another reason.
         let retries = attempts
             .values()
-            .map(|(_, at)| (*at).max(now + SignedDuration::from_secs(1)));
+            .map(|held| held.retry_at.max(now + SignedDuration::from_secs(1)));
         Ok(times.chain(retries).min())
     }
 }

@@ -140,6 +140,13 @@ impl Failure {
         self.code == error_code::PACKAGE_MANAGER_BUSY
     }
 
+    /// Whether no distribution point answered: not the update's fault either, and over when one
+    /// is back.
+    #[must_use]
+    pub const fn is_away(&self) -> bool {
+        self.code == error_code::CONTENT_UNREACHABLE
+    }
+
     /// A failure of the disk while doing `what`.
     pub(crate) fn disk(what: &str, error: &std::io::Error) -> Self {
         let full = [

@@ -3,8 +3,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use muster_domain::states::{DeploymentEnforcement, Detection, UpdateEnforcement};
 use muster_domain::{DeploymentId, UpdateNo, error_code};
 use muster_proto::policy::{Policy, PolicyUpdate};
@@ -13,6 +14,59 @@ use crate::Failure;
 use crate::evaluate::{Evaluation, Need};
 use crate::policy::Deployment;
 use crate::provider::{Approved, Suite};
+use crate::store::Attempts;
+
+/// The longest time between two attempts at an update.
+const MAX_RETRY: Duration = Duration::from_secs(6 * 3600);
+/// How soon the package manager is asked again when somebody else had it.
+const BUSY_RETRY: Duration = Duration::from_secs(60);
+/// How soon a distribution point that did not answer is asked again: first, and at most.
+const AWAY_RETRY: Duration = Duration::from_secs(5);
+const MAX_AWAY_RETRY: Duration = Duration::from_secs(60);
+/// How long distribution points may be away before that is a failure of the update.
+const MAX_AWAY: SignedDuration = SignedDuration::from_mins(10);
+
+/// What one more failure means: whether it is one to report, and when to try again. `jitter` is
+/// about 1: thousands of machines that failed together do not come back together.
+pub(crate) fn after_failure(
+    before: Option<&Attempts>,
+    failure: &Failure,
+    retry_after: Duration,
+    (now, jitter): (Timestamp, f64),
+) -> (Attempts, bool) {
+    let failures = before.map_or(0, |before| before.failures);
+    let doubled =
+        |first: Duration, times: u32| first.saturating_mul(2_u32.saturating_pow(times.min(16)));
+    let mut after = Attempts {
+        failures,
+        retry_at: now,
+        away_since: None,
+        asked: 0,
+    };
+    let mut final_failure = true;
+    let delay = if failure.is_busy() {
+        BUSY_RETRY.min(retry_after)
+    } else if failure.is_away() {
+        // A clock that was set back must not make this endless.
+        let since = before.and_then(|before| before.away_since);
+        let since = since.map_or(now, |since| since.min(now));
+        let asked = before.map_or(0, |before| before.asked);
+        (after.away_since, after.asked) = (Some(since), asked.saturating_add(1));
+        if now.duration_since(since) < MAX_AWAY {
+            final_failure = false;
+            doubled(AWAY_RETRY, asked).min(MAX_AWAY_RETRY)
+        } else {
+            // Given up for the report, not for the machine: it still goes on soon.
+            retry_after
+        }
+    } else {
+        after.failures = failures.saturating_add(1);
+        doubled(retry_after, failures).min(MAX_RETRY)
+    };
+    let delay = SignedDuration::try_from(delay.mul_f64(jitter));
+    after.retry_at = now + delay.unwrap_or(SignedDuration::from_hours(6));
+    (after, final_failure)
+}
 
 /// Who wants updates installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,6 +351,30 @@ mod tests {
             (mode, now),
         );
         found.get(&UpdateNo(1)).map(|target| target.due)
+    }
+
+    #[test]
+    fn an_absent_distribution_point_is_asked_soon_and_becomes_a_failure_after_ten_minutes() {
+        let away = Failure::new(error_code::CONTENT_UNREACHABLE, "refused");
+        let retry_after = Duration::from_secs(300);
+        let start = Timestamp::from_second(1_000_000).unwrap();
+        let (mut now, mut held) = (start, None);
+        let mut delays = Vec::new();
+        loop {
+            let (attempts, final_failure) =
+                after_failure(held.as_ref(), &away, retry_after, (now, 1.0));
+            delays.push(attempts.retry_at.duration_since(now).as_secs());
+            (now, held) = (attempts.retry_at, Some(attempts));
+            if final_failure {
+                break;
+            }
+        }
+        assert_eq!(delays[..5], [5, 10, 20, 40, 60]);
+        let last = delays.pop();
+        assert_eq!(last, Some(300), "not doubled, whatever came before");
+        let waited: i64 = delays.iter().sum();
+        assert!((600..=660).contains(&waited), "{waited}");
+        assert_eq!(held.unwrap().failures, 0, "the update itself never failed");
     }
 
     #[test]

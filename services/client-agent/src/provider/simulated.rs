@@ -36,6 +36,8 @@ pub struct Script {
     pub failing_packages: BTreeSet<String>,
     /// Packages whose download always fails.
     pub failing_downloads: BTreeSet<String>,
+    /// No distribution point answers: neither files nor the vendor's index can be had.
+    pub content_away: bool,
     /// Packages after whose installation a restart is pending.
     pub restart_packages: BTreeSet<String>,
     /// Shortest and longest time of one update's installation.
@@ -55,6 +57,7 @@ impl Default for Script {
             download_failures: 0.0,
             failing_packages: BTreeSet::new(),
             failing_downloads: BTreeSet::new(),
+            content_away: false,
             restart_packages: BTreeSet::new(),
             install_takes: (Duration::ZERO, Duration::ZERO),
             real_downloads: false,
@@ -163,6 +166,11 @@ impl Simulated {
     }
 }
 
+fn away() -> Failure {
+    let detail = "no distribution point answers, by script";
+    Failure::new(error_code::CONTENT_UNREACHABLE, detail)
+}
+
 impl Provider for Simulated {
     fn machine(&self) -> Machine {
         let (script, state) = (self.script(), self.state());
@@ -213,6 +221,9 @@ impl Provider for Simulated {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         async move {
             let script = self.script();
+            if script.content_away {
+                return Err(away());
+            }
             let draw = Self::draw(script.seed, "download", file).random_range(0.0..1.0);
             if script.failing_downloads.contains(&file.package) || draw < script.download_failures {
                 let detail = format!("download of {} fails by script", file.title());
@@ -230,6 +241,9 @@ impl Provider for Simulated {
     fn install<'a>(&'a self, job: &'a Job, _: &'a Content) -> BoxFuture<'a, Outcome> {
         async move {
             let script = self.script();
+            if script.content_away {
+                return Outcome::all_failed(job, &away());
+            }
             let mut outcome = Outcome::default();
             let mut installed = Vec::new();
             let mut takes = Duration::ZERO;

@@ -18,6 +18,7 @@ use muster_domain::ClientId;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 pub use catalog::{CachedUpdate, Catalog};
+pub(crate) use states::Attempts;
 pub use states::{Kind, SavedState, key_of};
 
 use crate::Error;

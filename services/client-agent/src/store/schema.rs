@@ -5,7 +5,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::Error;
 
 /// Each step is applied once, in its own transaction together with its number.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     -- Single values: identity, marks, policy (see the names in store/mod.rs).
     CREATE TABLE meta (
         key   TEXT PRIMARY KEY,
@@ -59,7 +60,13 @@ const STEPS: &[&str] = &["
         ended_at   TEXT,
         outcome    TEXT
     ) STRICT;
-"];
+",
+    "
+    -- Updates that wait for a distribution point: since when, and how often one was asked since.
+    ALTER TABLE attempts ADD COLUMN away_since INTEGER;  -- milliseconds since 1970
+    ALTER TABLE attempts ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 pub(super) fn migrate(db: &mut Connection) -> Result<(), Error> {
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);

@@ -71,6 +71,19 @@ pub struct SavedState {
     pub changed_at: Timestamp,
 }
 
+/// What went wrong with an update so far, and when it may be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attempts {
+    /// Failures of the update itself.
+    pub(crate) failures: u32,
+    /// Not before this.
+    pub(crate) retry_at: Timestamp,
+    /// Since when no distribution point has answered.
+    pub(crate) away_since: Option<Timestamp>,
+    /// How often one was asked since then.
+    pub(crate) asked: u32,
+}
+
 impl Writer<'_> {
     /// Saves a state if it differs from what is held, with the next serial. Says whether it did.
     pub(crate) fn put(
@@ -199,33 +212,51 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// How often each update failed, and when it may be tried again.
-    pub(crate) fn attempts(&self) -> Result<BTreeMap<UpdateNo, (u32, Timestamp)>, Error> {
-        let mut find = self
-            .tx
-            .prepare_cached("SELECT update_no, failures, retry_at FROM attempts")?;
+    /// What went wrong with updates so far.
+    pub(crate) fn attempts(&self) -> Result<BTreeMap<UpdateNo, Attempts>, Error> {
+        let time = |millis| Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH);
+        let mut find = self.tx.prepare_cached(
+            "SELECT update_no, failures, retry_at, away_since, asked FROM attempts",
+        )?;
         let rows = find.query_map([], |row| {
-            let at: i64 = row.get(2)?;
-            let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::UNIX_EPOCH);
-            Ok((UpdateNo(row.get(0)?), (row.get(1)?, at)))
+            let attempts = Attempts {
+                failures: row.get(1)?,
+                retry_at: time(row.get(2)?),
+                away_since: row.get::<_, Option<i64>>(3)?.map(time),
+                asked: row.get(4)?,
+            };
+            Ok((UpdateNo(row.get(0)?), attempts))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Writes down one more failure of an update.
-    pub(crate) fn set_attempt(
-        &self,
-        update: UpdateNo,
-        failures: u32,
-        retry_at: Timestamp,
-    ) -> Result<(), Error> {
+    /// Writes down what went wrong with an update.
+    pub(crate) fn set_attempts(&self, update: UpdateNo, attempts: &Attempts) -> Result<(), Error> {
         self.tx
             .prepare_cached(
-                "INSERT INTO attempts (update_no, failures, retry_at) VALUES (?1, ?2, ?3)
+                "INSERT INTO attempts (update_no, failures, retry_at, away_since, asked)
+                 VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (update_no) DO UPDATE SET
-                     (failures, retry_at) = (excluded.failures, excluded.retry_at)",
+                     (failures, retry_at, away_since, asked) =
+                     (excluded.failures, excluded.retry_at, excluded.away_since, excluded.asked)",
             )?
-            .execute((update.0, failures, retry_at.as_millisecond()))?;
+            .execute((
+                update.0,
+                attempts.failures,
+                attempts.retry_at.as_millisecond(),
+                attempts.away_since.map(Timestamp::as_millisecond),
+                attempts.asked,
+            ))?;
+        Ok(())
+    }
+
+    /// A distribution point gave what the update needs: the next time it is away counts anew.
+    pub(crate) fn clear_away(&self, update: UpdateNo) -> Result<(), Error> {
+        self.tx
+            .prepare_cached(
+                "UPDATE attempts SET away_since = NULL, asked = 0 WHERE update_no = ?1",
+            )?
+            .execute([update.0])?;
         Ok(())
     }
 

@@ -284,3 +284,56 @@ async fn a_deployment_of_updates_younger_than_the_catalog_makes_the_client_ask_f
         "once, not each time"
     );
 }
+
+#[tokio::test]
+async fn a_distribution_point_that_is_away_for_a_while_fails_nothing() {
+    let world = World::new().await;
+    world.machine.change(|script| script.content_away = true);
+    let agent = ready(&world).await;
+    let done = agent.enforce(Mode::Due).await.unwrap();
+    agent.send_reports().await.unwrap();
+    let waits = (Update::WaitingForContent, error_code::CONTENT_UNREACHABLE);
+    assert_eq!(world.site.update(world.deployment, BASH), waits);
+    assert_eq!(
+        world.site.deployment(world.deployment),
+        states(Compliance::NonCompliant, Deployment::Downloading)
+    );
+    let wait = done.wake_at.unwrap().duration_since(jiff::Timestamp::now());
+    assert!(wait.as_secs() < 10, "{wait:?}");
+
+    world.machine.change(|script| script.content_away = false);
+    world.machine.advance(Duration::from_secs(10));
+    enforce(&agent).await;
+    assert_eq!(
+        world.site.update(world.deployment, BASH),
+        (Update::SuccessfullyInstalled, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_distribution_point_that_stays_away_becomes_a_failure_that_ends_with_it() {
+    let world = World::new().await;
+    world.deploy(-10, Some(3_600));
+    let agent = ready(&world).await;
+    enforce(&agent).await;
+    // Downloaded; at the deadline the vendor's index cannot be had.
+    world.machine.change(|script| script.content_away = true);
+    world.machine.advance(Duration::from_secs(3_700));
+    enforce(&agent).await;
+    let waits = (Update::WaitingForContent, error_code::CONTENT_UNREACHABLE);
+    assert_eq!(world.site.update(world.deployment, ZSH), waits);
+    for _ in 0..11 {
+        world.machine.advance(Duration::from_secs(72));
+        enforce(&agent).await;
+    }
+    let failed = (Update::FailedToInstall, error_code::CONTENT_UNREACHABLE);
+    assert_eq!(world.site.update(world.deployment, ZSH), failed);
+
+    world.machine.change(|script| script.content_away = false);
+    world.machine.advance(Duration::from_secs(400));
+    enforce(&agent).await;
+    assert_eq!(
+        world.site.update(world.deployment, ZSH),
+        (Update::SuccessfullyInstalled, 0)
+    );
+}

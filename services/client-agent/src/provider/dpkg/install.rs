@@ -90,19 +90,33 @@ async fn refresh(root: &DpkgRoot) -> Result<(), Failure> {
     if said.success {
         return Ok(());
     }
-    let text = format!("{}\n{}", said.stdout, said.stderr);
-    let unreachable = [
-        "Could not connect",
-        "Connection refused",
-        "Connection timed out",
-        "Could not resolve",
-    ];
-    let code = if unreachable.iter().any(|words| text.contains(words)) {
+    let code = if is_away(&format!("{}\n{}", said.stdout, said.stderr)) {
         error_code::CONTENT_UNREACHABLE
     } else {
         error_code::VENDOR_INDEX_REFUSED
     };
     Err(Failure::new(code, last_lines(&said.stderr)))
+}
+
+/// Whether apt says that the distribution point did not answer, or not in full.
+fn is_away(text: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "Could not connect",
+        "Unable to connect",
+        "Connection failed",
+        "Connection refused",
+        "Connection reset",
+        "Connection timed out",
+        "connection timed out",
+        "Could not resolve",
+        "Temporary failure resolving",
+        "The TLS connection was non-properly terminated",
+        "500  Internal Server Error",
+        "502  Bad Gateway",
+        "503  Service Unavailable",
+        "504  Gateway Time",
+    ];
+    WORDS.iter().any(|words| text.contains(words))
 }
 
 /// What can be installed together. When all updates together cannot, they are added one by one,
@@ -232,4 +246,18 @@ fn new_log(dir: &Path) -> Result<PathBuf, Failure> {
         "apt-{}.log",
         jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_distribution_point_is_told_from_an_index_that_is_refused() {
+        let dead = "E: Failed to fetch https://dp.example:8443/apt/0/dists/x/InRelease  Could not \
+                    connect to dp.example:8443 (192.0.2.1). - connect (111: Connection refused)";
+        let refused = "W: GPG error: https://dp.example:8443/apt/0 x InRelease: The following \
+                       signatures couldn't be verified because the public key is not available";
+        assert!(is_away(dead) && !is_away(refused));
+    }
 }
