@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use muster_apt::changelog::Urgency;
 use muster_proto::catalog::FileRef;
 use muster_proto::content::{FileState, FileStatus};
 
@@ -97,7 +96,7 @@ fn status(
                 Some(facts) => {
                     *room -= facts.cve_ids.len();
                     status.cve_ids.clone_from(&facts.cve_ids);
-                    status.urgency = facts.urgency.map_or("", Urgency::word).to_owned();
+                    status.urgency.clone_from(&facts.urgency);
                     status.set_state(FileState::Available);
                     return Ok(status);
                 }
@@ -133,7 +132,7 @@ fn known(point: &Point, digest: Digest, source: &Source) -> Option<Arc<Facts>> {
     if facts.is_some() || facts::package(&source.path).is_none() {
         return Some(facts.unwrap_or_default());
     }
-    match point.jobs.want(digest, source) {
+    match point.jobs.look(digest, source) {
         Some(Step::Waiting | Step::Fetching { .. }) => None,
         // The file matters more than what it says.
         Some(Step::Failed { .. }) | None => Some(Arc::default()),

@@ -30,6 +30,8 @@ pub(crate) enum Step {
 #[derive(Debug)]
 struct Job {
     source: Source,
+    /// Whether the bytes are here already, and it is only to be looked at.
+    held: bool,
     step: Step,
 }
 
@@ -62,9 +64,18 @@ impl Jobs {
     /// Wants a file, or says how far it is. A file that failed a while ago is tried again.
     /// `None`: there is no room.
     pub(crate) fn want(&self, digest: Digest, source: &Source) -> Option<Step> {
+        self.enter(digest, source, false)
+    }
+
+    /// Wants a look at a file that is held, in its turn.
+    pub(crate) fn look(&self, digest: Digest, source: &Source) -> Option<Step> {
+        self.enter(digest, source, true)
+    }
+
+    fn enter(&self, digest: Digest, source: &Source, held: bool) -> Option<Step> {
         let mut table = self.lock();
-        let held = table.jobs.get(&digest).map(|job| (&job.source, &job.step));
-        match held {
+        let known = table.jobs.get(&digest).map(|job| (&job.source, &job.step));
+        match known {
             Some((_, step @ (Step::Waiting | Step::Fetching { .. }))) => return Some(step.clone()),
             Some((was, step @ Step::Failed { at, .. }))
                 if was == source && at.elapsed() < self.failed_for =>
@@ -88,6 +99,7 @@ impl Jobs {
             digest,
             Job {
                 source: source.clone(),
+                held,
                 step: Step::Waiting,
             },
         );
@@ -125,7 +137,7 @@ impl Jobs {
 
     /// Bytes that the files still to come will take.
     pub(crate) fn bytes_to_come(&self) -> u64 {
-        let pending = |job: &&Job| !matches!(job.step, Step::Failed { .. });
+        let pending = |job: &&Job| !job.held && !matches!(job.step, Step::Failed { .. });
         self.lock()
             .jobs
             .values()
@@ -191,6 +203,14 @@ mod tests {
         jobs.want(digest, &source("a"));
         jobs.set(&digest, failed());
         assert_eq!(jobs.want(digest, &source("a")), Some(Step::Waiting));
+    }
+
+    #[test]
+    fn a_look_at_what_is_held_takes_no_room() {
+        let jobs = Jobs::new(10, Duration::from_secs(60));
+        let digest = Digest::new([1; 32]);
+        assert_eq!(jobs.look(digest, &source("a")), Some(Step::Waiting));
+        assert_eq!(jobs.bytes_to_come(), 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ const TIME: Duration = Duration::from_secs(30);
 /// Why a package could not be looked into.
 #[derive(Debug, thiserror::Error)]
 enum Unread {
-    #[error("cannot open the package")]
+    #[error("cannot use the content store")]
     Store(#[from] store::Error),
     #[error(transparent)]
     Package(#[from] deb::Error),
@@ -35,8 +35,10 @@ pub(crate) async fn read_facts(point: &Point, digest: Digest, source: &Source) {
     if point.content.facts(&digest).is_some() {
         return;
     }
-    let facts = match look(point, digest, package.to_owned()).await {
+    let facts = match kept_or_read(point, digest, package).await {
         Ok(facts) => facts,
+        // It is looked at again after the next start.
+        Err(_) if point.token().is_cancelled() => return,
         Err(error) => {
             let error = muster_runtime::status::chain(&error);
             let path = source.path.as_str();
@@ -45,6 +47,15 @@ pub(crate) async fn read_facts(point: &Point, digest: Digest, source: &Source) {
         }
     };
     point.content.note_facts(&digest, facts);
+}
+
+async fn kept_or_read(point: &Point, digest: Digest, package: &str) -> Result<Facts, Unread> {
+    if let Some(facts) = point.content.kept_facts(digest).await? {
+        return Ok(facts);
+    }
+    let facts = look(point, digest, package.to_owned()).await?;
+    point.content.keep_facts(digest, &facts).await?;
+    Ok(facts)
 }
 
 async fn look(point: &Point, digest: Digest, package: String) -> Result<Facts, Unread> {

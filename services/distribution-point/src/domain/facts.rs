@@ -1,6 +1,7 @@
 //! What the file of an update says about the update: the newest entry of its changelog.
 
 use muster_apt::changelog::{self, Urgency};
+use serde::{Deserialize, Serialize};
 
 use super::archive::ArchivePath;
 
@@ -8,11 +9,12 @@ use super::archive::ArchivePath;
 const MAX_CVES: usize = 1_000;
 
 /// What a package says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Facts {
     /// `CVE-2024-12345`, by year and number.
     pub(crate) cve_ids: Vec<String>,
-    pub(crate) urgency: Option<Urgency>,
+    /// The word of the changelog, or nothing.
+    pub(crate) urgency: String,
 }
 
 impl Facts {
@@ -22,7 +24,7 @@ impl Facts {
         let surplus = found.cves.len().saturating_sub(MAX_CVES);
         Self {
             cve_ids: found.cves.split_off(surplus),
-            urgency: found.urgency,
+            urgency: found.urgency.map_or("", Urgency::word).to_owned(),
         }
     }
 }
@@ -60,6 +62,6 @@ mod tests {
         let facts = Facts::of_changelog(&format!("ab (1) x; urgency=low\n\n  *{ids}\n"));
         assert_eq!(facts.cve_ids.len(), MAX_CVES);
         assert_eq!(facts.cve_ids[0], "CVE-2024-00005");
-        assert_eq!(facts.urgency, Some(Urgency::Low));
+        assert_eq!(facts.urgency, "low");
     }
 }

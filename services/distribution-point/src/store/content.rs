@@ -25,6 +25,7 @@ const SCRUB_CHUNK: usize = 1024 * 1024;
 pub(crate) struct Content {
     folder: PathBuf,
     incoming: PathBuf,
+    facts: PathBuf,
     /// What is held, and its size.
     held: RwLock<Held>,
     /// What is being received, by whom does not matter.
@@ -40,8 +41,7 @@ struct Held {
 #[derive(Debug)]
 struct HeldFile {
     size: u64,
-    /// What the file says of its update, once somebody has looked. Not kept over a restart:
-    /// looking again costs seconds.
+    /// What the file says of its update, once somebody has looked since our start.
     facts: Option<Arc<Facts>>,
 }
 
@@ -49,9 +49,11 @@ impl Content {
     /// Opens the store below `data_dir`, makes its folders, and lists what is held.
     pub(crate) async fn open(data_dir: &Path) -> Result<Arc<Self>, Error> {
         let (folder, incoming) = (data_dir.join("content"), data_dir.join("incoming"));
+        let facts = data_dir.join("facts");
         blocking(move || {
             create_folder(&folder)?;
             create_folder(&incoming)?;
+            create_folder(&facts)?;
             let mut held = Held::default();
             for shelf in list(&folder)? {
                 if !shelf.path().is_dir() {
@@ -65,6 +67,7 @@ impl Content {
             let store = Self {
                 folder,
                 incoming,
+                facts,
                 held: RwLock::new(held),
                 claimed: Mutex::default(),
             };
@@ -79,12 +82,12 @@ impl Content {
         self.read().files.get(digest).map(|held| held.size)
     }
 
-    /// What was noted about a file that is held.
+    /// What is known in memory of a file that is held.
     pub(crate) fn facts(&self, digest: &Digest) -> Option<Arc<Facts>> {
         self.read().files.get(digest)?.facts.clone()
     }
 
-    /// Notes what a file says, as long as it is held.
+    /// Remembers what a file says, as long as it is held.
     pub(crate) fn note_facts(&self, digest: &Digest, facts: Facts) {
         if let Some(held) = self.write().files.get_mut(digest) {
             held.facts = Some(Arc::new(facts));
@@ -133,12 +136,8 @@ impl Content {
             let Some(size) = store.forget(&digest) else {
                 return Ok(0);
             };
-            let path = store.path(&digest);
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::at("remove", &path)(error)),
-            }
+            remove(&store.path(&digest))?;
+            remove(&store.facts_path(&digest))?;
             Ok(size)
         })
         .await
@@ -202,6 +201,12 @@ impl Content {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(digest);
+    }
+
+    /// Where it is kept what a file says.
+    pub(super) fn facts_path(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.facts.join(&name[..2]).join(name)
     }
 
     pub(super) fn incoming_path(&self, digest: &Digest) -> PathBuf {
@@ -279,6 +284,15 @@ impl Held {
         let size = self.files.remove(digest)?.size;
         self.bytes -= size;
         Some(size)
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::at("remove", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -3,10 +3,12 @@
 //! ```text
 //! content/<2 hex>/<64 hex>   files, named by their SHA-256; only verified bytes get here
 //! incoming/<64 hex>          what is being fetched; kept over a restart and resumed
+//! facts/<2 hex>/<64 hex>     what a package says, so that it is looked into once; can be lost
 //! manifest.json              which paths are offered, see domain::manifest
 //! ```
 
 mod content;
+mod facts;
 mod incoming;
 mod manifests;
 

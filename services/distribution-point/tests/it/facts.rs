@@ -5,7 +5,7 @@ use std::io::Write;
 use bytes::Bytes;
 use muster_proto::content::FileState;
 
-use super::world::World;
+use super::world::{World, hex};
 
 /// An entry of a tar archive: name, and content.
 fn entry(name: &str, content: &[u8]) -> Vec<u8> {
@@ -56,12 +56,14 @@ async fn a_package_names_its_cves_and_says_how_urgent_it_is() {
     assert_eq!(status.state(), FileState::Available, "{status:?}");
     assert_eq!(status.cve_ids, ["CVE-2025-9230", "CVE-2025-10000"]);
     assert_eq!(status.urgency, "high");
+    // What was read is kept, as long as the disk has it.
+    let kept = world.data_dir().join("facts");
     world.restart().await;
-    assert_eq!(
-        world.settled(&file).await,
-        status,
-        "read again, not fetched again"
-    );
+    assert_eq!(world.settled(&file).await, status);
+    std::fs::remove_dir_all(&kept).unwrap();
+    world.restart().await;
+    assert_eq!(world.settled(&file).await, status);
+    assert!(kept.join(&hex(&file.sha256)[..2]).is_dir());
     assert_eq!(world.archive.asked().len(), 1);
 }
 
