@@ -30,6 +30,9 @@ pub struct Config {
     /// How long something may be missing in a client's reports before it is asked for everything.
     #[serde(default = "default_resync_after", with = "humantime_serde")]
     pub resync_after: Duration,
+    /// How often distribution points are asked whether they still have what they said they have.
+    #[serde(default = "default_content_check", with = "humantime_serde")]
+    pub content_check_interval: Duration,
     /// The key that signs policy (Ed25519, PKCS#8, PEM).
     pub policy_key: PathBuf,
     /// Our certificate and the authority of our peers.
@@ -159,6 +162,10 @@ const fn default_shards() -> u16 {
 
 const fn default_catalog_poll() -> Duration {
     Duration::from_secs(60)
+}
+
+const fn default_content_check() -> Duration {
+    Duration::from_secs(300)
 }
 
 const fn default_resync_after() -> Duration {

@@ -1,7 +1,8 @@
 //! What every use case works with.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use muster_postgres::{Object, Pool};
 use muster_proto::catalog::catalog_service_client::CatalogServiceClient;
@@ -35,6 +36,8 @@ pub(crate) struct Site {
     pub(crate) software_update_point: Channel,
     /// Needs of clients that the database has: most reports repeat them.
     pub(crate) known_needs: Mutex<HashSet<(i32, String)>>,
+    /// When distribution points were asked for what they said they have.
+    pub(crate) content_checks: Checks,
     /// Wakes the task that distributes content.
     pub(crate) content_wanted: Arc<Notify>,
     /// Wakes the task that follows the catalog.
@@ -84,6 +87,7 @@ impl Site {
             policies: PolicyCache::default(),
             rates: Rates::default(),
             known_needs: Mutex::default(),
+            content_checks: Checks::every(config.content_check_interval),
             content_wanted: Arc::default(),
             catalog_wanted: Arc::default(),
             distribution_points,
@@ -131,5 +135,34 @@ impl Site {
             .iter()
             .map(|point| point.content.clone())
             .collect()
+    }
+}
+
+/// What is looked at from time to time, by name, and when each was looked at last.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    every: Duration,
+    done: Mutex<HashMap<String, Instant>>,
+}
+
+impl Checks {
+    fn every(every: Duration) -> Self {
+        Self {
+            every,
+            done: Mutex::default(),
+        }
+    }
+
+    /// Whether it is time; it is when nothing was looked at since the process started.
+    pub(crate) fn due(&self, name: &str, now: Instant) -> bool {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.get(name)
+            .is_none_or(|at| now.saturating_duration_since(*at) >= self.every)
+    }
+
+    /// It was looked at.
+    pub(crate) fn done(&self, name: &str, now: Instant) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.insert(name.to_owned(), now);
     }
 }

@@ -92,17 +92,34 @@ pub(crate) async fn missing(
           AND (s.state IN (1, 2)
                OR (s.state = 4 AND s.changed_at < now() - interval '1 minute'))
         ORDER BY s.state DESC, f.size LIMIT 20000";
-    let file = |row: &Row| FileRef {
+    let rows = query(db, SQL, &[&distribution_point]).await?;
+    Ok(rows.iter().map(file_ref).collect())
+}
+
+fn file_ref(row: &Row) -> FileRef {
+    FileRef {
         sha256: row.get::<_, Vec<u8>>("sha256").into(),
         size: large(row, "size"),
         path: row.get("path"),
         archive_uri: row.get("archive_uri"),
-    };
-    Ok(query(db, SQL, &[&distribution_point])
-        .await?
-        .iter()
-        .map(file)
-        .collect())
+    }
+}
+
+/// A page of the files that a distribution point said it has, by hash, above `after`.
+pub(crate) async fn available(
+    db: &impl GenericClient,
+    distribution_point: &str,
+    after: &[u8],
+    limit: usize,
+) -> Result<Vec<FileRef>, Error> {
+    const SQL: &str = "
+        SELECT f.sha256, f.size, f.path, f.archive_uri
+        FROM distribution_states s JOIN content_files f USING (sha256)
+        WHERE s.distribution_point = $1 AND s.sha256 > $2 AND s.state = 3
+        ORDER BY s.sha256 LIMIT $3";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = query(db, SQL, &[&distribution_point, &after, &limit]).await?;
+    Ok(rows.iter().map(file_ref).collect())
 }
 
 /// Files that clients can fetch from a distribution point now, or cannot any more.
@@ -211,6 +228,17 @@ pub(crate) async fn wants_suites(
            OR s.published_at < (SELECT max(created_at) FROM packages)";
     let rows = query(db, SQL, &[&distribution_point]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Lets the suites of a distribution point be published again at the next occasion.
+pub(crate) async fn doubt_published(
+    db: &impl GenericClient,
+    distribution_point: &str,
+) -> Result<(), Error> {
+    const SQL: &str = "
+        UPDATE published_suites SET published_at = to_timestamp(0) WHERE distribution_point = $1";
+    execute(db, SQL, &[&distribution_point]).await?;
+    Ok(())
 }
 
 /// The snapshot that a distribution point offers of a suite.

@@ -5,12 +5,20 @@ use std::time::Duration;
 
 use muster_runtime::status::chain;
 use muster_runtime::{Backoff, Tasks};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::app::{Site, backlog, distribute_content, follow_catalog};
+use crate::app::distribute_content::{self, Progress};
+use crate::app::{Error, Site, backlog, follow_catalog};
 
-/// How often distribution points are looked at while something is under way; a package or a new
-/// need wakes the task at once.
-const CONTENT: Duration = Duration::from_secs(2);
+/// How often it is looked what distribution points should have; a package or a new need wakes the
+/// task at once.
+const CONTENT: Duration = Duration::from_secs(30);
+/// How often files that are on their way are looked at.
+const FETCHING: Duration = Duration::from_secs(2);
+/// When a distribution point that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// Between two looks at everything at least, however often the task is woken.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often the queues are looked at.
 const BACKLOG: Duration = Duration::from_secs(5);
 
@@ -34,13 +42,41 @@ pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
         }
     });
     let (it, nudge) = (Arc::clone(site), Arc::clone(&site.content_wanted));
+    let ours = tasks.clone();
     tasks.every("distribute-content", CONTENT, Some(nudge), move || {
-        let site = Arc::clone(&it);
-        async move { distribute_content::distribute_content(&site).await }
+        let (site, tasks) = (Arc::clone(&it), ours.clone());
+        async move { distribute(&site, &tasks).await }
     });
     let it = Arc::clone(site);
     tasks.every("watch-backlog", BACKLOG, None, move || {
         let site = Arc::clone(&it);
         async move { backlog::watch_backlog(&site).await }
     });
+}
+
+/// Looks at everything once, and then at the files that are on their way until they are there or
+/// it is time to look at everything again.
+async fn distribute(site: &Site, tasks: &Tasks) -> Result<(), Error> {
+    let (started, stop) = (Instant::now(), tasks.token());
+    let mut progress = distribute_content::distribute_content(site).await?;
+    loop {
+        let wait = match progress {
+            Progress::Idle => break sleep_until(started + PAUSE).await,
+            Progress::Failed => RETRY,
+            Progress::UnderWay => FETCHING,
+        };
+        let woken = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = site.content_wanted.notified() => true,
+            () = sleep(wait) => false,
+        };
+        if woken || progress == Progress::Failed || started.elapsed() >= CONTENT {
+            sleep_until(started + PAUSE).await;
+            // The next look at everything follows at once.
+            site.content_wanted.notify_one();
+            break;
+        }
+        progress = distribute_content::fetch_content(site).await;
+    }
+    Ok(())
 }

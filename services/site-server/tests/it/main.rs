@@ -4,6 +4,7 @@
 
 mod catalog;
 mod clients;
+mod content;
 mod deployments;
 mod metrics;
 mod quarantine;

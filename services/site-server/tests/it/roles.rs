@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) asked: BTreeMap<Vec<u8>, u32>,
     pub(crate) published: BTreeSet<String>,
     pub(crate) removed: BTreeSet<Vec<u8>>,
+    /// The distribution point refuses to fetch.
+    pub(crate) refuses: bool,
 }
 
 pub(crate) struct Others {
@@ -218,6 +220,9 @@ impl ContentService for Content {
         request: Request<con::EnsureContentRequest>,
     ) -> Result<Response<con::EnsureContentResponse>, Status> {
         let mut world = self.0.lock().unwrap();
+        if world.refuses {
+            return Err(Status::unavailable("no files today"));
+        }
         let status = |file: &cat::FileRef| {
             let asked = world.asked.entry(file.sha256.to_vec()).or_default();
             *asked += 1;

@@ -70,6 +70,7 @@ impl Ground {
             state_shards: 2,
             catalog_poll_interval: Duration::from_millis(200),
             resync_after: Duration::from_millis(800),
+            content_check_interval: Duration::from_millis(100),
             policy_key: folder.path().join("keys/policy.key"),
             tls: tls(folder.path(), "site-server"),
             limits: Limits::default(),
