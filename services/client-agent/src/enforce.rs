@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::agent::Agent;
+use crate::error::cut;
 use crate::evaluate::Evaluation;
 use crate::plan::{self, Mode, Target};
 use crate::policy::{Deployment, Settings, deployments};
@@ -20,7 +21,8 @@ use crate::provider::{Approved, Job, Outcome};
 use crate::scan::{Trigger, detection_value};
 use crate::store::{Kind, Writer, meta};
 use crate::topics::{
-    activate, deployment_state, forget_vanished, put_deployment, put_update, reconcile, summarise,
+    activate, deployment_state, forget_vanished, put_deployment, put_update, reconcile,
+    set_unheard, summarise,
 };
 use crate::{Error, Failure};
 
@@ -145,43 +147,56 @@ impl Agent {
         let checked = self.store().read(|r| r.number(meta::CHECKED_UPDATES))?;
         // Updates we never heard of may be younger than our catalog: a deployment must not look
         // compliant because of that, and asking costs a few hundred bytes.
-        let must = checked != Some(digest) && {
+        let unheard = |checked: Option<u64>| -> Result<BTreeSet<u32>, Error> {
+            if checked == Some(digest) {
+                return Ok(BTreeSet::new());
+            }
             let catalog = self.store().read(|r| r.catalog())?;
-            let known: BTreeSet<u32> = catalog.updates.iter().map(|u| u.update.update_no).collect();
-            !numbers.is_subset(&known)
+            let mut unheard = numbers.clone();
+            for cached in &catalog.updates {
+                unheard.remove(&cached.update.update_no);
+            }
+            Ok(unheard)
         };
-        let evaluation = match self.scan_if(Trigger::BeforeDownload, must).await {
+        let must = !unheard(checked)?.is_empty();
+        let (evaluation, why) = match self.scan_if(Trigger::BeforeDownload, must).await {
             Ok(scanned) => {
                 self.store()
                     .write(|w| w.set_number(meta::CHECKED_UPDATES, digest))?;
-                scanned.evaluation
+                (scanned.evaluation, None)
             }
-            Err(error @ Error::Call { .. }) => {
+            Err(error) if error.is_of_the_site() => {
                 tracing::warn!(%error, "evaluating with the catalog at hand");
-                self.evaluate().await?
+                (self.evaluate().await?, Some(error.to_string()))
             }
             Err(error) => return Err(error),
         };
         let now = self.now();
         let known = evaluation.generation > 0;
+        let unheard = match &why {
+            // Without a catalog nothing can be said, whatever was found before.
+            _ if !known => numbers.clone(),
+            Some(_) => unheard(checked)?,
+            None => BTreeSet::new(),
+        };
+        let why = why.unwrap_or_else(|| "no scan has succeeded yet".into());
         self.store().write(|w| {
+            set_unheard(w, &unheard)?;
             for deployment in active {
                 let mut state = deployment_state(w, deployment.id)?;
-                if known {
-                    state.evaluation = DeploymentEvaluation::Succeeded.id().into();
-                    (state.error_code, state.detail) = (0, String::new());
-                } else {
+                if deployment.updates.iter().any(|no| unheard.contains(&no.0)) {
                     state.evaluation = DeploymentEvaluation::Failed.id().into();
                     state.error_code = error_code::SCAN_SOURCE_UNREACHABLE;
-                    state.detail = "no scan has succeeded yet".into();
+                    state.detail = cut(why.clone());
+                } else {
+                    state.evaluation = DeploymentEvaluation::Succeeded.id().into();
                 }
                 put_deployment(w, &state, now)?;
             }
             if known {
                 reconcile(w, active, now)?;
-                summarise(w, active, now)?;
             }
-            Ok(())
+            summarise(w, active, now)
         })?;
         Ok(known.then_some(evaluation))
     }
@@ -207,7 +222,7 @@ impl Agent {
         // One consolidated scan before the batch (semantics.md 2.4).
         let evaluation = match self.scan(Trigger::BeforeInstallation).await {
             Ok(scanned) => scanned.evaluation,
-            Err(Error::Call { .. }) => self.evaluate().await?,
+            Err(error) if error.is_of_the_site() => self.evaluate().await?,
             Err(error) => return Err(error),
         };
         let still: BTreeSet<UpdateNo> = evaluation

@@ -102,6 +102,18 @@ impl Error {
         self.status().map(tonic::Status::code)
     }
 
+    /// Whether a server of the site failed us, or none could be asked; not this machine.
+    pub(crate) const fn is_of_the_site(&self) -> bool {
+        matches!(
+            self,
+            Self::Call { .. }
+                | Self::NoServer(_)
+                | Self::Answer(_)
+                | Self::Channel(_)
+                | Self::Tls(_)
+        )
+    }
+
     /// What a server answered, if the error is one of a server.
     pub(crate) fn status(&self) -> Option<&tonic::Status> {
         if let Self::Call { status, .. } = self {

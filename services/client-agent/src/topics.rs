@@ -104,13 +104,28 @@ pub(crate) fn reconcile(
     Ok(())
 }
 
+/// Remembers the updates of deployments about which no scan could find out anything.
+pub(crate) fn set_unheard(w: &Writer<'_>, updates: &BTreeSet<u32>) -> Result<(), Error> {
+    let bytes: Vec<u8> = updates.iter().flat_map(|no| no.to_be_bytes()).collect();
+    w.set_bytes(meta::UNHEARD_UPDATES, &bytes)
+}
+
+fn unheard(r: &Writer<'_>) -> Result<BTreeSet<UpdateNo>, Error> {
+    let bytes = r.bytes(meta::UNHEARD_UPDATES)?.unwrap_or_default();
+    let number = |four: &[u8]| four.try_into().map(u32::from_be_bytes).map(UpdateNo);
+    let numbers: Result<_, _> = bytes.chunks(4).map(number).collect();
+    numbers.map_err(|_| Error::Saved {
+        what: meta::UNHEARD_UPDATES,
+    })
+}
+
 /// Topics 300 and 301 from what is saved of topics 500 and 402.
 pub(crate) fn summarise(
     w: &Writer<'_>,
     active: &[Deployment],
     now: Timestamp,
 ) -> Result<(), Error> {
-    let found = detections(w)?;
+    let (found, unheard) = (detections(w)?, unheard(w)?);
     for deployment in active {
         if w.get(Kind::Deployment, deployment.id.as_bytes())?.is_none() {
             continue;
@@ -126,6 +141,7 @@ pub(crate) fn summarise(
                 .and_then(|s| state_of(s.state))
                 .unwrap_or(State::Unknown);
             match found.get(update) {
+                _ if unheard.contains(update) => unknown = true,
                 Some(Detection::Required) => {
                     required = true;
                     states.push(enforced);
@@ -148,7 +164,10 @@ pub(crate) fn summarise(
         };
         state.compliance = compliance.id().into();
         state.enforcement = enforcement.id().into();
-        (state.error_code, state.detail) = problem.unwrap_or_default();
+        let evaluated = state.evaluation != i32::from(DeploymentEvaluation::Failed.id());
+        if problem.is_some() || evaluated {
+            (state.error_code, state.detail) = problem.unwrap_or_default();
+        }
         put_deployment(w, &state, now)?;
     }
     Ok(())

@@ -73,6 +73,7 @@ pub(crate) mod meta {
     pub(crate) const POLICY_REVISION: &str = "policy_revision";
     pub(crate) const POLICY_RECEIVED_AT: &str = "policy_received_at";
     pub(crate) const CHECKED_UPDATES: &str = "checked_updates";
+    pub(crate) const UNHEARD_UPDATES: &str = "unheard_updates";
     pub(crate) const GENERATION: &str = "catalog_generation";
     pub(crate) const SCANNED_GENERATION: &str = "scanned_generation";
     pub(crate) const LAST_ONLINE_SCAN: &str = "last_online_scan_at";

@@ -337,3 +337,35 @@ async fn a_distribution_point_that_stays_away_becomes_a_failure_that_ends_with_i
         (Update::SuccessfullyInstalled, 0)
     );
 }
+
+#[tokio::test]
+async fn updates_that_no_scan_could_ask_about_do_not_look_installed() {
+    let world = World::new().await;
+    let agent = ready(&world).await;
+    enforce(&agent).await;
+    let done = states(Compliance::Compliant, Deployment::SuccessfullyInstalled);
+    assert_eq!(world.site.deployment(world.deployment), done);
+
+    // The deployment grows by an update that only a newer catalog knows, and its source is away.
+    let mut policy = world.policy(-10, Some(-5));
+    policy.updates[1].update_no = 40;
+    policy.deployments[0].update_numbers = vec![BASH, 40];
+    world.site.set_policy(world.client, policy);
+    agent.poll_policy().await.unwrap();
+    world.site.known().scans_fail = true;
+    for _ in 0..2 {
+        enforce(&agent).await;
+        assert_eq!(
+            world.site.deployment(world.deployment),
+            [
+                i32::from(Compliance::Unknown.id()),
+                i32::from(Deployment::Unknown.id()),
+                i32::from(Evaluation::Failed.id()),
+            ]
+        );
+    }
+
+    world.site.known().scans_fail = false;
+    enforce(&agent).await;
+    assert_eq!(world.site.deployment(world.deployment), done);
+}

@@ -57,6 +57,8 @@ pub(crate) struct Known {
     pub(crate) catalog: GetScanMetadataResponse,
     pub(crate) difference: Option<GetScanMetadataResponse>,
     pub(crate) forgets_generations: bool,
+    /// Answer scans with UNAVAILABLE.
+    pub(crate) scans_fail: bool,
     pub(crate) scans: Vec<GetScanMetadataRequest>,
     pub(crate) reports: Vec<Report>,
     pub(crate) held: Held,
@@ -390,6 +392,9 @@ impl ScanService for Service {
     ) -> Result<Response<GetScanMetadataResponse>, Status> {
         let request = request.into_inner();
         let mut known = self.known();
+        if known.scans_fail {
+            return Err(status(Kind::Unavailable, "CATALOG_AWAY", "away"));
+        }
         known.scans.push(request.clone());
         if request.base_generation == 0 {
             return Ok(Response::new(known.catalog.clone()));
