@@ -1,4 +1,4 @@
-//! Installing through apt, in one run: repair, refresh the vendor's index from the distribution
+//! Installing through apt, in one run: wait for others, repair, refresh the vendor's index from the distribution
 //! point, simulate and compare, verify the files once more, install.
 
 use std::collections::BTreeMap;
@@ -29,7 +29,11 @@ pub(super) async fn install(root: &DpkgRoot, job: &Job, content: &Content) -> Ou
     }
 }
 
-async fn try_install(root: &DpkgRoot, job: &Job, content: &Content) -> Result<Outcome, Failure> {
+pub(super) async fn try_install(
+    root: &DpkgRoot,
+    job: &Job,
+    content: &Content,
+) -> Result<Outcome, Failure> {
     let before = root.repair().await?;
     let mut outcome = in_order(root, job, content).await?;
     if before.is_empty() {

@@ -4,6 +4,7 @@
 mod config;
 mod facts;
 mod install;
+mod locks;
 mod simulate;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ const LOOK: Duration = Duration::from_secs(300);
 pub struct DpkgRoot {
     root: PathBuf,
     host_name: Option<String>,
+    lock_wait: Duration,
 }
 
 /// What a command said.
@@ -46,6 +48,7 @@ impl DpkgRoot {
         Self {
             root: root.to_owned(),
             host_name,
+            lock_wait: LOCK_WAIT,
         }
     }
 
@@ -119,13 +122,14 @@ impl DpkgRoot {
         journal.is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    /// Finishes what an interrupted dpkg left. What it cannot finish by itself (a package that was
+    /// Waits for whoever works with the packages, then finishes what an interrupted dpkg left. What it cannot finish by itself (a package that was
     /// being unpacked must be installed again) comes back as dpkg's complaint; empty: all is well.
     ///
     /// # Errors
     /// `PACKAGE_MANAGER_BUSY` when somebody else is at work for too long.
     async fn repair(&self) -> Result<String, Failure> {
-        let deadline = tokio::time::Instant::now() + LOCK_WAIT;
+        locks::wait_until_free(self, self.lock_wait).await?;
+        let deadline = tokio::time::Instant::now() + self.lock_wait;
         loop {
             if !self.has_journal() && self.audit().await?.is_empty() {
                 return Ok(String::new());
