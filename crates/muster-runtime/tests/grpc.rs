@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use muster_runtime::auth::{Caller, Table};
 use muster_runtime::config::TlsConfig;
 use muster_runtime::grpc::{
@@ -29,9 +32,11 @@ const TABLE: Table = &[
     ("/test.Echo/Enrol", &[Caller::Anyone]),
     ("/test.Echo/Report", &[Caller::Role(Role::Client)]),
     ("/test.Echo/Slow", &[Caller::Role(Role::Client)]),
+    ("/test.Echo/Watch", &[Caller::Role(Role::Client)]),
 ];
 
-/// Answers every call with OK and the caller's name in a header; `Slow` takes for ever.
+/// Answers every call with OK and the caller's name in a header; `Slow` takes for ever, and
+/// `Watch` answers with a stream that never ends.
 #[derive(Clone)]
 struct Echo;
 
@@ -54,6 +59,11 @@ impl Service<Request<Body>> for Echo {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if request.uri().path().ends_with("Slow") {
             return futures::future::Either::Right(std::future::pending());
+        }
+        if request.uri().path().ends_with("Watch") {
+            let endless =
+                StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Status>>());
+            return futures::future::Either::Left(ready(Ok(Response::new(Body::new(endless)))));
         }
         let caller = request.extensions().get::<Arc<Identity>>();
         let name = caller.map_or_else(|| "nobody".to_owned(), |caller| caller.to_string());
@@ -354,4 +364,30 @@ async fn a_call_has_a_deadline_and_a_full_server_says_so() {
         Code::Ok
     );
     server.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn streams_that_never_end_are_cut_in_time() {
+    let world = World::new();
+    let server = world.server(Limits::default(), false).await;
+    let tls = world.certificate(Role::Client, "c-1");
+    let channel = channel(&url(server.addr()), &tls, &options()).unwrap();
+    let request = Request::post("/test.Echo/Watch")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::empty())
+        .unwrap();
+    let mut endless = channel.oneshot(request).await.unwrap().into_body();
+    let began = std::time::Instant::now();
+    let timeout = Duration::from_secs(2);
+    let (ended, ()) = tokio::join!(
+        tokio::time::timeout(timeout * 2, endless.frame()),
+        server.stop(timeout)
+    );
+    assert!(began.elapsed() < timeout, "{:?}", began.elapsed());
+    let ended = ended.expect("the client sees the end");
+    assert!(
+        ended.is_none_or(|frame| frame.is_err()),
+        "and not as a success"
+    );
 }

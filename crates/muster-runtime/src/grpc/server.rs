@@ -10,6 +10,7 @@ use http::Request;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -200,7 +201,8 @@ impl Server {
             connections: limits.connections,
             handshake: limits.handshake_timeout,
         };
-        let connections = incoming(listener, tls, accept, &tasks);
+        let cut = CancellationToken::new();
+        let connections = incoming(listener, tls, accept, &tasks, &cut);
         let token = tasks.token();
         let serving =
             server
@@ -213,6 +215,7 @@ impl Server {
         Ok(Handle {
             addr,
             tasks,
+            cut,
             health,
             names: self.names,
         })
@@ -230,6 +233,8 @@ const STANDARD_STREAMS: [&str; 2] = [
 pub struct Handle {
     addr: SocketAddr,
     tasks: Tasks,
+    /// Ends every connection.
+    cut: CancellationToken,
     health: HealthReporter,
     names: Vec<&'static str>,
 }
@@ -242,13 +247,25 @@ impl Handle {
     }
 
     /// Tells peers that it is going, takes no new connection, and lets calls in hand end. What
-    /// lasts longer than `timeout` is cut.
+    /// lasts longer than nine tenths of `timeout` is cut, such as a stream that never ends; the
+    /// rest of the time is for what the cut leaves to do.
     pub async fn stop(self, timeout: Duration) {
         for name in &self.names {
             self.health
                 .set_service_status(*name, ServingStatus::NotServing)
                 .await;
         }
-        self.tasks.stop(timeout).await;
+        let cut = async {
+            tokio::time::sleep(timeout.mul_f32(0.9)).await;
+            tracing::info!(addr = %self.addr, "connections that are still open are cut");
+            self.cut.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = self.tasks.stop(timeout) => {}
+            () = cut => {}
+        }
+        // Whatever the server left open when it was aborted.
+        self.cut.cancel();
     }
 }

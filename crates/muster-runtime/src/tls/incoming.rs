@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::{Identity, ServerTls, fingerprint};
@@ -45,6 +46,7 @@ pub struct Peer {
 pub struct Connection {
     io: TlsStream<TcpStream>,
     peer: Peer,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -59,6 +61,14 @@ impl Connection {
     #[must_use]
     pub fn is_http2(&self) -> bool {
         self.io.get_ref().1.alpn_protocol() == Some(b"h2")
+    }
+
+    /// Fails once the connection was cut; whoever reads is woken by it.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
     }
 }
 
@@ -76,6 +86,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -86,6 +97,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -94,6 +106,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -110,15 +123,17 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Accepts connections until `tasks` stop or the stream is dropped.
+/// Accepts connections until `tasks` stop or the stream is dropped. Cancelling `cut` ends every
+/// open connection at once, whatever it is busy with.
 pub fn incoming(
     listener: TcpListener,
     tls: Arc<ServerTls>,
     limits: AcceptLimits,
     tasks: &Tasks,
+    cut: &CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(64);
-    let (token, handshakes) = (tasks.token(), tasks.clone());
+    let (token, handshakes, cut) = (tasks.token(), tasks.clone(), cut.clone());
     tasks.spawn("accept", async move {
         let open = Arc::new(Semaphore::new(limits.connections));
         loop {
@@ -142,6 +157,7 @@ pub fn incoming(
                 None => break,
             };
             let (acceptor, sender) = (TlsAcceptor::from(tls.current()), sender.clone());
+            let cut = Box::pin(cut.clone().cancelled_owned());
             handshakes.spawn("handshake", async move {
                 let done =
                     tokio::time::timeout(limits.handshake, handshake(acceptor, socket, addr));
@@ -154,6 +170,7 @@ pub fn incoming(
                             .send(Ok(Connection {
                                 io,
                                 peer,
+                                cut,
                                 _permit: permit,
                             }))
                             .await;

@@ -14,6 +14,7 @@ use muster_runtime::{Identity, Role, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
 
 use super::answer::{Transfers, answer};
 use crate::app::Point;
@@ -55,7 +56,9 @@ pub(crate) async fn listen(point: &Arc<Point>, tasks: &Tasks) -> Result<SocketAd
         connections: limits.connections,
         handshake: HANDSHAKE,
     };
-    let mut connections = incoming(listener, Arc::new(tls), accept, tasks);
+    // Our connections are tasks, which end with all others.
+    let uncut = CancellationToken::new();
+    let mut connections = incoming(listener, Arc::new(tls), accept, tasks, &uncut);
     let (point, own) = (Arc::clone(point), tasks.clone());
     let transfers: Transfers = Arc::new(Semaphore::new(limits.transfers));
     tasks.spawn("content-accept", async move {
