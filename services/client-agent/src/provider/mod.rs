@@ -190,6 +190,22 @@ pub struct Job {
     pub max_run_time: Duration,
 }
 
+#[cfg(test)]
+impl Job {
+    /// A job of nothing, below `dir`.
+    pub(crate) fn of(dir: &std::path::Path) -> Self {
+        Self {
+            updates: BTreeMap::new(),
+            approved: Vec::new(),
+            suites: Vec::new(),
+            distribution_points: Vec::new(),
+            tls: crate::tls_files(dir),
+            log_dir: dir.join("logs"),
+            max_run_time: Duration::from_secs(60),
+        }
+    }
+}
+
 /// How an installation went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {

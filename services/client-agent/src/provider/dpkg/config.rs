@@ -4,7 +4,6 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
 
 use super::DpkgRoot;
 use crate::Failure;
@@ -17,8 +16,8 @@ pub(super) const BASE: &str = "/var/lib/muster/apt";
 /// The configuration file, inside the root; `APT_CONFIG` names it.
 pub(super) const FILE: &str = "/var/lib/muster/apt/etc/apt.conf";
 
-/// Writes everything that apt needs for a job.
-pub(super) fn prepare(root: &DpkgRoot, job: &Job) -> Result<(), Failure> {
+/// Writes everything that apt needs for a job, with its suites as `trust` let them through.
+pub(super) fn prepare(root: &DpkgRoot, job: &Job, suites: &[Suite]) -> Result<(), Failure> {
     let base = root.inside(BASE);
     let write = || -> Result<(), crate::Error> {
         for folder in [
@@ -30,7 +29,10 @@ pub(super) fn prepare(root: &DpkgRoot, job: &Job) -> Result<(), Failure> {
             private_dir(&base.join(folder))?;
         }
         write_private(&base.join("etc/apt.conf"), conf().as_bytes())?;
-        write_private(&base.join("etc/sources.list"), sources(job).as_bytes())?;
+        write_private(
+            &base.join("etc/sources.list"),
+            sources(job, suites).as_bytes(),
+        )?;
         for (file, name) in [
             (&job.tls.ca, "ca.pem"),
             (&job.tls.cert, "client.pem"),
@@ -113,11 +115,11 @@ DPkg::Lock::Timeout "{}";
     )
 }
 
-fn sources(job: &Job) -> String {
+fn sources(job: &Job, suites: &[Suite]) -> String {
     let mut text = String::new();
     // One distribution point: two addresses of the same files would only confuse apt.
     if let Some(point) = job.distribution_points.first() {
-        for suite in &job.suites {
+        for suite in suites {
             let _ = writeln!(text, "{}", source(point, suite));
         }
     }
@@ -143,12 +145,6 @@ fn source(point: &str, suite: &Suite) -> String {
         "deb{options} {point}/apt/{}/ {} {components}",
         suite.key, suite.suite
     )
-}
-
-/// Whether a keyring that a suite names is there.
-pub(super) fn missing_keyring<'j>(root: &DpkgRoot, job: &'j Job) -> Option<&'j str> {
-    let mut names = job.suites.iter().map(|suite| suite.signed_by.as_str());
-    names.find(|name| !name.is_empty() && !Path::new(&root.inside(name)).exists())
 }
 
 #[cfg(test)]

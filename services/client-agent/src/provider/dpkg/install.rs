@@ -10,7 +10,7 @@ use muster_domain::{UpdateNo, error_code};
 use tokio::process::Command;
 
 use super::simulate::{Fetch, OPTIONS, arguments, simulate};
-use super::{DpkgRoot, config, is_locked, last_lines};
+use super::{DpkgRoot, config, is_locked, last_lines, trust};
 use crate::Failure;
 use crate::download::{Content, copy_verified, private_dir};
 use crate::provider::{Approved, Job, Outcome};
@@ -52,11 +52,8 @@ pub(super) async fn try_install(
 }
 
 async fn in_order(root: &DpkgRoot, job: &Job, content: &Content) -> Result<Outcome, Failure> {
-    config::prepare(root, job)?;
-    if let Some(keyring) = config::missing_keyring(root, job) {
-        let detail = format!("this machine has no keyring {keyring}");
-        return Err(Failure::new(error_code::VENDOR_INDEX_REFUSED, detail));
-    }
+    let suites = trust::vet(root, job).await?;
+    config::prepare(root, job, &suites)?;
     let disk = |error: std::io::Error| Failure::disk("empty the archives folder", &error);
     config::empty_archives(root).map_err(disk)?;
     refresh(root).await?;

@@ -63,7 +63,6 @@ fn is_held(root: &DpkgRoot, file: &str) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -82,18 +81,6 @@ mod tests {
         let file = OpenOptions::new().write(true).open(file).unwrap();
         fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
         std::thread::sleep(Duration::from_secs(60));
-    }
-
-    fn job(dir: &Path) -> Job {
-        Job {
-            updates: Default::default(),
-            approved: Vec::new(),
-            suites: Vec::new(),
-            distribution_points: Vec::new(),
-            tls: crate::tls_files(dir),
-            log_dir: dir.join("logs"),
-            max_run_time: Duration::from_secs(60),
-        }
     }
 
     #[tokio::test]
@@ -123,7 +110,8 @@ mod tests {
         }
         let recovered = root.recover().await;
         let content = Content::open(&dir.path().join("cache"), None).unwrap();
-        let refused = super::super::install::try_install(&root, &job(dir.path()), &content).await;
+        let refused =
+            super::super::install::try_install(&root, &Job::of(dir.path()), &content).await;
         holder.kill().unwrap();
         holder.wait().unwrap();
         for failure in [recovered.unwrap_err(), refused.unwrap_err()] {

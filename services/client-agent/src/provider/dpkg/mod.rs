@@ -6,6 +6,7 @@ mod facts;
 mod install;
 mod locks;
 mod simulate;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
