@@ -81,6 +81,23 @@ pub fn ensure_debootstrap(install: Install, say: &dyn Fn(&str)) -> Result<PathBu
     find().context("debootstrap is not on this machine")
 }
 
+/// Finds promtool, which checks alert rules and runs their tests; installs Debian's `prometheus`
+/// as [`ensure`], whose service is neither started nor enabled. `None`: it is not here, and there
+/// is no apt-get either.
+///
+/// # Errors
+/// As [`ensure`], but for a missing apt-get.
+pub fn ensure_promtool(install: Install, say: &dyn Fn(&str)) -> Result<Option<PathBuf>> {
+    let find = || find_program("promtool");
+    if find().is_none() {
+        if find_program("apt-get").is_none() {
+            return Ok(None);
+        }
+        ensure_packages(&["prometheus"], install, say)?;
+    }
+    find().context("promtool is not on this machine").map(Some)
+}
+
 /// A program of this name in `PATH` or the usual folders of an administrator.
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
@@ -181,8 +198,8 @@ if [ ! -e "$cluster" ]; then
 fi
 apt-get -o DPkg::Lock::Timeout=120 update
 apt-get -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold install -y --no-install-recommends "$@"
-if [ -d /run/systemd/system ]; then
-    for unit in postgresql rabbitmq-server; do
+if command -v systemctl >/dev/null 2>&1; then
+    for unit in postgresql rabbitmq-server prometheus; do
         case " $* " in *" $unit "*) systemctl disable "$unit" >/dev/null 2>&1 || true ;; esac
     done
 fi

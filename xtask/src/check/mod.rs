@@ -1,6 +1,7 @@
 //! `cargo xtask check`: everything CI looks at before it runs the tests.
 
 mod architecture;
+mod dashboards;
 mod layers;
 mod modules;
 
@@ -28,6 +29,8 @@ enum Check {
     Layers,
     /// docs/architecture.md names files that exist
     Architecture,
+    /// Alerts and dashboards in deploy/: runbooks, tests, metric names, promtool
+    Dashboards,
     /// rustfmt
     Fmt,
     /// cargo-deny: banned crates, licences, sources
@@ -84,6 +87,7 @@ fn one(workspace: &Workspace, check: Check) -> Result<()> {
             report(&wrong)
         }
         Check::Architecture => report(&architecture::violations(workspace.root())?),
+        Check::Dashboards => dashboards::run(workspace),
         Check::Fmt => workspace.run(workspace.cargo().args(["fmt", "--all", "--check"])),
         Check::Deny => deny(workspace),
         Check::Clippy => workspace.run(
