@@ -46,6 +46,7 @@ pub struct Handle {
     tasks: Tasks,
     readiness: Readiness,
     lease: Lease,
+    site: Arc<app::Site>,
 }
 
 impl Handle {
@@ -71,6 +72,7 @@ impl Handle {
         self.readiness.set(false);
         self.server.stop(PATIENCE).await;
         let late = self.tasks.stop(PATIENCE).await;
+        app::backlog::forget_backlog(&self.site);
         drop(self.lease);
         tracing::info!(?late, "site server stopped");
     }
@@ -168,6 +170,7 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
         tasks: tasks.clone(),
         readiness,
         lease,
+        site,
     })
 }
 

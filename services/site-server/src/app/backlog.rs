@@ -147,6 +147,33 @@ pub(crate) async fn watch_backlog(site: &Site) -> Result<(), Error> {
     Ok(())
 }
 
+/// A process that stopped being the active one says nothing more about the site: what it saw last
+/// must not stand beside what its successor sees.
+pub(crate) fn forget_backlog(site: &Site) {
+    let code = || site.config.site_code.as_str().to_owned();
+    for gauge in [
+        metrics::gauge!("muster_broker_reachable", "site" => code()),
+        metrics::gauge!("muster_state_quarantined", "site" => code()),
+        metrics::gauge!("muster_state_gaps_open", "site" => code()),
+        metrics::gauge!("muster_state_resyncs_open", "site" => code()),
+    ] {
+        gauge.set(0.0);
+    }
+    let queues = topology::state_queues(site.config.site_code.as_str(), site.config.state_shards);
+    for queue in queues {
+        let labels = [("site", code()), ("queue", queue)];
+        for gauge in [
+            metrics::gauge!("muster_state_queue_depth", &labels),
+            metrics::gauge!("muster_state_oldest_age_seconds", &labels),
+            metrics::gauge!("muster_state_arrival_rate", &labels),
+            metrics::gauge!("muster_state_processing_rate", &labels),
+            metrics::gauge!("muster_state_drain_seconds", &labels),
+        ] {
+            gauge.set(0.0);
+        }
+    }
+}
+
 async fn look(site: &Site) -> Result<Vec<(String, Depth, Rate)>, Error> {
     let queues = topology::state_queues(site.config.site_code.as_str(), site.config.state_shards);
     let mut looks = Vec::new();
