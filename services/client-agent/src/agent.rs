@@ -219,6 +219,11 @@ impl AgentFile {
 
 /// Writes a file that only this user can read, on disk when it returns, whole or not at all.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_file(path, bytes, Durability::Full)
+}
+
+/// As [`write_private`]; with [`Durability::Relaxed`] a power failure may lose it.
+pub(crate) fn write_file(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
     let fresh = path.with_extension("new");
     let write = || {
         let mut file = fs::OpenOptions::new()
@@ -228,11 +233,13 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
             .mode(0o600)
             .open(&fresh)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if durability == Durability::Full {
+            file.sync_all()?;
+        }
         fs::rename(&fresh, path)?;
         match path.parent() {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
+            Some(parent) if durability == Durability::Full => File::open(parent)?.sync_all(),
+            Some(_) | None => Ok(()),
         }
     };
     write().map_err(Error::file(path))

@@ -23,6 +23,11 @@ const NEXT_POINT: Duration = Duration::from_secs(2 * 60);
 const REEVALUATION_JITTER: Duration = Duration::from_secs(2 * 3600);
 /// How soon an enforcement that could not run is tried again.
 const ENFORCE_RETRY: Duration = Duration::from_secs(60);
+/// How often the site is asked where its servers are, and how soon again when it did not say.
+const LOCATIONS_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+const LOCATIONS_RETRY: Duration = Duration::from_secs(15 * 60);
+/// Within this time of the start it is asked first: a fleet that starts at once comes spread out.
+const LOCATIONS_JITTER: Duration = Duration::from_secs(60);
 /// Failed calls are repeated after this, doubled each time, with full jitter.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LEAST_CAP: Duration = Duration::from_secs(5);
@@ -52,6 +57,7 @@ pub async fn run(agent: &Agent, token: CancellationToken) -> Result<(), Error> {
 #[derive(Debug)]
 struct Times {
     poll: Timestamp,
+    locations: Timestamp,
     scan: Option<Timestamp>,
     enforce: Option<Timestamp>,
     scan_failures: u32,
@@ -60,8 +66,10 @@ struct Times {
 async fn work(agent: &Agent) -> Result<(), Error> {
     let now = agent.now();
     let mut polls = Backoff::new(FIRST_BACKOFF, LEAST_CAP);
+    let start = Settings::of(agent.policy()?.as_ref()).policy_poll_interval;
     let mut times = Times {
         poll: now,
+        locations: now + signed(random_below(LOCATIONS_JITTER.min(start))),
         scan: None,
         enforce: None,
         scan_failures: 0,
@@ -77,6 +85,16 @@ async fn work(agent: &Agent) -> Result<(), Error> {
         let now = agent.now();
         if times.poll <= now {
             poll(agent, &mut times, &mut polls).await?;
+        }
+        if times.locations <= agent.now() {
+            let wait = match agent.refresh_locations().await {
+                Ok(()) => LOCATIONS_INTERVAL,
+                Err(error) => {
+                    tracing::warn!(%error, "working with the servers known so far");
+                    LOCATIONS_RETRY
+                }
+            };
+            times.locations = agent.now() + signed(spread(wait));
         }
         let settings = Settings::of(agent.policy()?.as_ref());
         if times.scan.is_none() {
@@ -94,10 +112,15 @@ async fn work(agent: &Agent) -> Result<(), Error> {
             times.enforce = enforce(agent, &settings).await?;
         }
         let enforce_at = times.enforce.filter(|_| scanned);
-        let next = [Some(times.poll), times.scan, enforce_at]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [
+            Some(times.poll),
+            Some(times.locations),
+            times.scan,
+            enforce_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let wait = next.map_or(MAX_SLEEP, |next| until(agent.now(), next));
         if wait > IDLE {
             agent.wire().release();

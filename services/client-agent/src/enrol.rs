@@ -114,8 +114,9 @@ fn policy_keys(keys: &[bytes::Bytes]) -> Result<Vec<Vec<u8>>, Error> {
 }
 
 impl Agent {
-    /// Asks for a new epoch: after the agent's own database was lost or restored, so that the
-    /// site takes its states as new.
+    /// Asks for a new epoch: after the agent's own database was restored, so that the site takes
+    /// its states as new. The keys that may sign policy stay those of the enrolment: who can
+    /// answer this call could otherwise bring keys of its own.
     ///
     /// # Errors
     /// When no management point answers.
@@ -145,11 +146,16 @@ impl Agent {
             return Err(Error::Answer("the epoch did not grow".into()));
         }
         registration.epoch = answer.epoch;
-        registration.policy_keys = policy_keys(&answer.policy_keys)?;
+        let known = |key: &bytes::Bytes| registration.policy_keys.iter().any(|held| held == key);
+        if !answer.policy_keys.iter().any(known) {
+            tracing::warn!("the site signs with other keys than at the enrolment");
+        }
         self.store().write(|w| {
             w.set_registration(&registration)?;
             self.save_locations(w, answer.locations.as_ref())
-        })
+        })?;
+        tracing::info!(epoch = registration.epoch, "registered again");
+        Ok(())
     }
 
     /// Asks where the servers are now.

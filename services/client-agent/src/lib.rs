@@ -15,6 +15,7 @@ mod enforce;
 pub mod enrol;
 mod error;
 pub mod evaluate;
+mod mark;
 pub mod plan;
 pub mod policy;
 pub mod provider;

@@ -52,6 +52,10 @@ impl Agent {
     pub async fn send_reports(&self) -> Result<Sent, Error> {
         let mut sent = Sent::default();
         while let Some(packed) = pack(self.store(), self.now())? {
+            if self.mark_serials().await? {
+                // In a new epoch now: the report begins again.
+                continue;
+            }
             let request = ReportStatesRequest {
                 reports: vec![packed.report.encode_to_vec().into()],
             };

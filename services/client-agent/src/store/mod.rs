@@ -65,6 +65,7 @@ pub(crate) mod meta {
     pub(crate) const EPOCH: &str = "epoch";
     pub(crate) const POLICY_KEYS: &str = "policy_keys";
     pub(crate) const LOCATIONS: &str = "locations";
+    pub(crate) const INSTANCE: &str = "instance";
     pub(crate) const NEXT_SERIAL: &str = "next_serial";
     pub(crate) const ACKED_SERIAL: &str = "acked_serial";
     pub(crate) const FULL_WANTED: &str = "full_wanted";

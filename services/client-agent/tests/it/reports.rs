@@ -113,6 +113,65 @@ async fn a_refused_policy_is_a_health_problem_and_the_old_one_stays() {
 }
 
 #[tokio::test]
+async fn a_restored_database_registers_again_and_its_states_count() {
+    let world = World::new().await;
+    let (db, copy) = (
+        world.dir.path().join("client/agent.db"),
+        world.dir.path().join("copy.db"),
+    );
+    let agent = world.agent();
+    agent.poll_policy().await.unwrap();
+    agent.scan(Trigger::User).await.unwrap();
+    agent.send_reports().await.unwrap();
+    drop(agent);
+    std::fs::copy(&db, &copy).unwrap();
+
+    let agent = world.agent();
+    for (package, version) in [("bash", NEW), ("zsh", NEW), ("bash", "1.0-2")] {
+        world.machine.set_version(package, version);
+        agent.scan(Trigger::User).await.unwrap();
+        agent.send_reports().await.unwrap();
+    }
+    assert_eq!(world.site.detection(BASH), Some(Detection::Required));
+    drop(agent);
+    std::fs::copy(&copy, &db).unwrap();
+
+    // The copy's next serial is one that the site has seen with another state.
+    world.machine.set_version("bash", NEW);
+    let agent = world.agent();
+    agent.scan(Trigger::User).await.unwrap();
+    agent.send_reports().await.unwrap();
+    assert_eq!(world.site.detection(BASH), Some(Detection::Installed));
+    let last = world.site.known().reports.last().cloned().unwrap();
+    assert_eq!((last.kind(), last.epoch), (ReportKind::Full, 2));
+    let keys = agent.registration().unwrap().policy_keys;
+    assert_eq!(keys, [world.site.policy_key()], "those of the enrolment");
+    assert_eq!(agent.send_reports().await.unwrap().reports, 0);
+}
+
+#[tokio::test]
+async fn the_daemon_learns_where_the_servers_are_now() {
+    let world = World::new().await;
+    let agent = world.agent();
+    let moved = vec!["https://dp.archive.example:8444".to_owned()];
+    world.site.move_distribution_points(moved.clone());
+    let token = CancellationToken::new();
+    let watch = async {
+        for _ in 0..400 {
+            if agent.locations().unwrap().distribution_points == moved {
+                token.cancel();
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the agent never asked");
+    };
+    agent.poll_policy().await.unwrap();
+    let (ended, ()) = tokio::join!(daemon::run(&agent, token.clone()), watch);
+    ended.unwrap();
+}
+
+#[tokio::test]
 async fn the_daemon_does_it_all_by_itself_and_stops_when_told() {
     let world = World::new().await;
     let agent = world.agent();

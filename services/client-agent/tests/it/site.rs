@@ -128,6 +128,7 @@ pub(crate) struct Site {
     known: Arc<Mutex<Known>>,
     servers: Vec<Handle>,
     locations: Locations,
+    served: Arc<Mutex<Locations>>,
     revision: Mutex<u64>,
 }
 
@@ -184,12 +185,22 @@ impl Site {
             known,
             servers,
             locations: found,
+            served: locations,
             revision: Mutex::new(0),
         }
     }
 
     pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn policy_key(&self) -> Vec<u8> {
+        self.key.public_key().as_ref().to_vec()
+    }
+
+    /// What the site says of its distribution points from now on.
+    pub(crate) fn move_distribution_points(&self, urls: Vec<String>) {
+        self.served.lock().unwrap().distribution_points = urls;
     }
 
     pub(crate) fn management_point(&self) -> &str {
@@ -317,7 +328,8 @@ impl RegistrationService for Service {
         let locations = self.locations.lock().unwrap().clone();
         Ok(Response::new(RegisterResponse {
             epoch: request.get_ref().known_epoch + 1,
-            policy_keys: vec![self.policy_key.clone().into()],
+            // Whoever answers a registration could bring a key of its own.
+            policy_keys: vec![vec![9; 32].into(), self.policy_key.clone().into()],
             locations: Some(locations),
         }))
     }
