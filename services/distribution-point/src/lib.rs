@@ -7,6 +7,7 @@
 
 mod app;
 pub mod config;
+mod describe;
 mod domain;
 mod grpc;
 mod http;
@@ -45,6 +46,7 @@ pub struct DistributionPoint {
 /// # Errors
 /// When the data folder, a certificate or an address cannot be used.
 pub async fn start(config: Config) -> anyhow::Result<DistributionPoint> {
+    describe::describe();
     let (tasks, readiness) = (Tasks::new(), Readiness::new());
     let server = ServerConfig {
         listen: config.listen,

@@ -6,6 +6,7 @@
 
 mod app;
 pub mod config;
+mod describe;
 mod domain;
 mod grpc;
 mod tasks;
@@ -46,6 +47,7 @@ pub struct ManagementPoint {
 /// When a certificate, an address or the broker's configuration cannot be used.
 pub async fn start(config: Config) -> anyhow::Result<ManagementPoint> {
     anyhow::ensure!(config.state_shards > 0, "state_shards must be at least 1");
+    describe::describe();
     let (tasks, readiness) = (Tasks::new(), Readiness::new());
     let server = ServerConfig {
         listen: config.listen,

@@ -6,6 +6,7 @@
 
 mod app;
 mod config;
+mod describe;
 mod domain;
 mod grpc;
 mod store;
@@ -92,6 +93,7 @@ impl Handle {
 pub async fn start(config: Config) -> anyhow::Result<Handle> {
     muster_postgres::migrate(&config.postgres, schema::migrations::runner()).await?;
     let pool = muster_postgres::connect(&config.postgres).await?;
+    describe::describe();
     let tasks = Tasks::new();
     muster_postgres::watch(&pool, "catalog", &tasks);
     let schedule = Rule {

@@ -38,7 +38,10 @@ pub(super) fn run(workspace: &Workspace) -> Result<()> {
 
 fn violations(root: &Path) -> Result<Vec<String>> {
     let known = Names::of_the_code(root)?;
-    let mut wrong = Vec::new();
+    let mut wrong: Vec<String> = known
+        .silent()
+        .map(|name| format!("{name} has no help text: see describe.rs of its service or crate"))
+        .collect();
     alerts(root, &known, &mut wrong)?;
     for file in files(&root.join(DASHBOARDS), "json")? {
         let shown = file.strip_prefix(root).unwrap_or(&file).display();
@@ -215,24 +218,55 @@ fn dashboard(found: &Value, known: &Names, tell: &mut dyn FnMut(String)) {
 }
 
 /// Metric names of the code.
-struct Names(BTreeSet<String>);
+#[derive(Default)]
+struct Names {
+    counted: BTreeSet<String>,
+    described: BTreeSet<String>,
+}
 
 impl Names {
     /// What `services/` and `crates/` count: each `gauge!("…"`, `counter!("…"`, `histogram!("…"`.
+    /// The client agent counts for tests alone: it has no port.
     fn of_the_code(root: &Path) -> Result<Self> {
-        let mut names = BTreeSet::new();
+        let mut names = Self::default();
         let mut folders = vec![root.join("services"), root.join("crates")];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder)?.flatten() {
                 let path = entry.path();
                 if path.is_dir() {
-                    folders.push(path);
+                    if path.file_name().is_some_and(|it| it != "client-agent") {
+                        folders.push(path);
+                    }
                 } else if path.extension().is_some_and(|it| it == "rs") {
-                    collect(&fs::read_to_string(&path)?, &mut names);
+                    names.collect(&fs::read_to_string(&path)?);
                 }
             }
         }
-        Ok(Self(names))
+        Ok(names)
+    }
+
+    fn collect(&mut self, text: &str) {
+        // What unit tests count is nobody's.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for call in ["gauge!(", "counter!(", "histogram!("] {
+            for (at, _) in code.match_indices(call) {
+                let rest = code[at + call.len()..].trim_start();
+                let name = rest
+                    .strip_prefix('"')
+                    .and_then(|rest| rest.split('"').next());
+                let names = if code[..at].ends_with("describe_") {
+                    &mut self.described
+                } else {
+                    &mut self.counted
+                };
+                names.extend(name.map(str::to_owned));
+            }
+        }
+    }
+
+    /// Metrics that say nothing about themselves.
+    fn silent(&self) -> impl Iterator<Item = &String> {
+        self.counted.difference(&self.described)
     }
 
     /// The metrics in a PromQL expression that nobody counts.
@@ -241,26 +275,10 @@ impl Names {
             .into_iter()
             .filter(|name| {
                 let family = PARTS.iter().find_map(|part| name.strip_suffix(part));
-                let known = |name: &str| self.0.contains(name) || OTHERS.contains(&name);
+                let known = |name: &str| self.counted.contains(name) || OTHERS.contains(&name);
                 !known(name) && !family.is_some_and(known)
             })
             .collect()
-    }
-}
-
-fn collect(text: &str, names: &mut BTreeSet<String>) {
-    for call in ["gauge!(", "counter!(", "histogram!("] {
-        for (at, _) in text.match_indices(call) {
-            // A help text alone is not a metric.
-            if text[..at].ends_with("describe_") {
-                continue;
-            }
-            let rest = text[at + call.len()..].trim_start();
-            let name = rest
-                .strip_prefix('"')
-                .and_then(|rest| rest.split('"').next());
-            names.extend(name.map(str::to_owned));
-        }
     }
 }
 
@@ -325,7 +343,10 @@ mod tests {
     use super::*;
 
     fn names(all: &[&str]) -> Names {
-        Names(all.iter().map(|name| (*name).to_owned()).collect())
+        Names {
+            counted: all.iter().map(|name| (*name).to_owned()).collect(),
+            ..Names::default()
+        }
     }
 
     #[test]
@@ -347,15 +368,15 @@ mod tests {
     }
 
     #[test]
-    fn the_code_is_read_for_what_it_counts_not_for_what_it_describes() {
-        let mut found = BTreeSet::new();
-        let code = "metrics::gauge!(\n    \"muster_a\", \"queue\" => x).set(1.0);\n\
-                    ::metrics::counter!(\"muster_b_total\")\ndescribe_gauge!(\"muster_c\", \"help\")";
-        collect(code, &mut found);
-        assert_eq!(
-            found.into_iter().collect::<Vec<_>>(),
-            ["muster_a", "muster_b_total"]
+    fn the_code_is_read_for_what_it_counts_and_what_it_says_of_it() {
+        let mut names = Names::default();
+        names.collect(
+            "metrics::gauge!(\n    \"muster_a\", \"queue\" => x).set(1.0);\n\
+             ::metrics::counter!(\"muster_b_total\")\ndescribe_gauge!(\"muster_a\", \"help\")\n\
+             #[cfg(test)]\ngauge!(\"muster_c\")",
         );
+        assert!(names.counted.iter().eq(["muster_a", "muster_b_total"]));
+        assert!(names.silent().eq(["muster_b_total"]));
     }
 
     #[test]

@@ -1,0 +1,20 @@
+//! What each metric of a management point means: the help text on `/metrics`.
+
+use metrics::{describe_counter, describe_histogram};
+
+/// Tells the recorder.
+pub(crate) fn describe() {
+    describe_counter!("muster_reports_total", "Reports of clients, by outcome.");
+    describe_counter!(
+        "muster_reports_put_off_total",
+        "Calls that were asked to come later because the collector was full."
+    );
+    describe_histogram!(
+        "muster_reports_per_message",
+        "Reports in one message to the broker."
+    );
+    describe_counter!(
+        "muster_enrolments_refused_total",
+        "Enrolments that were refused because too many came."
+    );
+}
