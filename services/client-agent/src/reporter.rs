@@ -18,13 +18,15 @@ use prost::Message;
 
 use crate::agent::Agent;
 use crate::scan::detection_of;
-use crate::store::{Kind, SavedState, Store, Writer, meta};
+use crate::store::{Kind, Registration, SavedState, Store, Writer, meta};
 use crate::{Error, wire};
 
 /// A report is cut before it gets longer, in bytes; the management point takes 1 MiB.
 const MAX_REPORT: usize = 900 * 1024;
 /// What a state costs in a report beside its value, at most, in bytes.
 const OVERHEAD: usize = 48;
+/// The same for a detection: number, state, and the heads of its packages' names.
+const DETECTION_OVERHEAD: usize = 24;
 
 /// A packed report and what its acknowledgement means.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,59 +103,130 @@ impl Agent {
 
 /// Packs what the site has not acknowledged; `None` when it has everything.
 ///
+/// What does not fit waits for the next report. Of a delta those are the highest serials. A full
+/// report replaces everything up to its last serial, so what it leaves out gets new serials and
+/// follows as a delta. While detections are left, the catalog generation is not the new one: with
+/// it, what is still to come would read as "not required".
+///
 /// # Errors
-/// When the spool cannot be read.
+/// When the spool cannot be read or written.
 pub fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>, Error> {
-    store.read(|r| {
+    let Some(pending) = store.read(Pending::read)? else {
+        return Ok(None);
+    };
+    let Pending {
+        registration,
+        full,
+        mut last,
+        after,
+        mut states,
+        generation,
+        acked_generation,
+    } = pending;
+    let left = if full {
+        // Few and most telling first; words about single updates last.
+        states.sort_by_key(|state| match state.kind {
+            Kind::Detection => 1,
+            Kind::UpdateEnforcement => 2,
+            Kind::Restart | Kind::Deployment | Kind::Scan | Kind::Inventory | Kind::Health => 0,
+        });
+        states.split_off(fitting(&states))
+    } else {
+        let left = states.split_off(fitting(&states));
+        if !left.is_empty() {
+            last = states.last().map_or(last, |state| state.serial);
+        }
+        left
+    };
+    if full && !left.is_empty() {
+        tracing::warn!(
+            states = left.len(),
+            "a full report is too long, the rest follows"
+        );
+        store.write(|w| left.iter().try_for_each(|state| w.renumber(state)))?;
+    }
+    let more = !left.is_empty();
+    let generation = match left.iter().any(|state| state.kind == Kind::Detection) {
+        false => generation,
+        // Older than every update: there is no data about what is not listed yet.
+        true if full => 0,
+        true => acked_generation,
+    };
+    let mut report = Report {
+        client_id: registration.client_id.as_bytes().to_vec().into(),
+        epoch: registration.epoch,
+        first_serial: after + 1,
+        last_serial: last,
+        kind: if full {
+            ReportKind::Full
+        } else {
+            ReportKind::Delta
+        }
+        .into(),
+        priority: Priority::Normal.into(),
+        reported_at: Some(convert::to_timestamp(now)),
+        catalog_generation: generation,
+        ..Report::default()
+    };
+    fill(&mut report, &states, full)?;
+    if !full && has_bad_news(&report) {
+        report.priority = Priority::UrgentUnspecified.into();
+    }
+    Ok(Some(Packed { report, more }))
+}
+
+/// What is to be sent, in one snapshot.
+struct Pending {
+    registration: Registration,
+    full: bool,
+    last: u64,
+    after: u64,
+    states: Vec<SavedState>,
+    generation: u64,
+    acked_generation: u64,
+}
+
+impl Pending {
+    fn read(r: &Writer<'_>) -> Result<Option<Self>, Error> {
         let registration = r.registration()?.ok_or(Error::NotEnrolled)?;
         let full = r.number(meta::FULL_WANTED)?.unwrap_or(0) != 0;
         let (last, acked) = r.marks()?;
         let after = if full { 0 } else { acked };
-        let mut states = r.changed_after(after)?;
+        let states = r.changed_after(after)?;
         if states.is_empty() {
             return Ok(None);
         }
-        let mut more = false;
-        let mut last_serial = last;
-        let size: usize = states
-            .iter()
-            .map(|state| state.value.len() + OVERHEAD)
-            .sum();
-        if size > MAX_REPORT && !full {
-            let mut total = 0;
-            let fits = states.iter().take_while(|state| {
-                total += state.value.len() + OVERHEAD;
-                total <= MAX_REPORT
-            });
-            let fits = fits.count().max(1);
-            states.truncate(fits);
-            more = true;
-            last_serial = states.last().map_or(last, |state| state.serial);
-        }
-        // A full report replaces everything, so it cannot be cut; it does without words.
-        let brief = full && size > MAX_REPORT;
-        let mut report = Report {
-            client_id: registration.client_id.as_bytes().to_vec().into(),
-            epoch: registration.epoch,
-            first_serial: after + 1,
-            last_serial,
-            kind: if full {
-                ReportKind::Full
-            } else {
-                ReportKind::Delta
+        Ok(Some(Self {
+            registration,
+            full,
+            last,
+            after,
+            states,
+            generation: r.number(meta::SCANNED_GENERATION)?.unwrap_or(0),
+            acked_generation: r.number(meta::ACKED_GENERATION)?.unwrap_or(0),
+        }))
+    }
+}
+
+/// How many of these states fit in one report; one in any case.
+fn fitting(states: &[SavedState]) -> usize {
+    let mut total = 0;
+    let fit = states.iter().take_while(|state| {
+        total += match state.kind {
+            Kind::Detection => {
+                let names = state.value.iter().filter(|byte| **byte == b'\n').count();
+                DETECTION_OVERHEAD + state.value.len() + 2 * names
             }
-            .into(),
-            priority: Priority::Normal.into(),
-            reported_at: Some(convert::to_timestamp(now)),
-            catalog_generation: r.number(meta::SCANNED_GENERATION)?.unwrap_or(0),
-            ..Report::default()
+            Kind::Restart
+            | Kind::Deployment
+            | Kind::UpdateEnforcement
+            | Kind::Scan
+            | Kind::Inventory
+            | Kind::Health => OVERHEAD + state.value.len(),
         };
-        fill(&mut report, &states, full, brief)?;
-        if !full && has_bad_news(&report) {
-            report.priority = Priority::UrgentUnspecified.into();
-        }
-        Ok(Some(Packed { report, more }))
-    })
+        total <= MAX_REPORT
+    });
+    fit.count().max(1)
 }
 
 /// Forgets what the site has.
@@ -170,6 +243,7 @@ pub fn acknowledge(store: &Store, report: &Report) -> Result<(), Error> {
         }
         let acked = w.number(meta::ACKED_SERIAL)?.unwrap_or(0);
         w.set_number(meta::ACKED_SERIAL, acked.max(report.last_serial))?;
+        w.set_number(meta::ACKED_GENERATION, report.catalog_generation)?;
         if report.kind == i32::from(ReportKind::Full) {
             w.set_number(meta::FULL_WANTED, 0)?;
             forget_not_required(w, report.last_serial)?;
@@ -192,7 +266,7 @@ fn forget_not_required(w: &Writer<'_>, up_to: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn fill(report: &mut Report, states: &[SavedState], full: bool, brief: bool) -> Result<(), Error> {
+fn fill(report: &mut Report, states: &[SavedState], full: bool) -> Result<(), Error> {
     let broken = |_| Error::Saved { what: "state" };
     let mut detections = Vec::new();
     let mut compliance = Compliance::default();
@@ -222,9 +296,6 @@ fn fill(report: &mut Report, states: &[SavedState], full: bool, brief: bool) -> 
             Kind::UpdateEnforcement => {
                 let mut state = UpdateEnforcementState::decode(value).map_err(broken)?;
                 (state.serial, state.changed_at) = (serial, changed_at);
-                if brief {
-                    state.detail.clear();
-                }
                 report.update_enforcements.push(state);
             }
             Kind::Deployment => {
@@ -279,7 +350,7 @@ mod tests {
 
     use super::*;
     use crate::scan::detection_value;
-    use crate::store::{Durability, Registration};
+    use crate::store::Durability;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -402,18 +473,108 @@ mod tests {
             })
             .unwrap();
         let (mut next, mut states) = (1, 0);
-        loop {
-            let packed = packed(&store);
-            assert!(packed.report.encoded_len() < 1024 * 1024);
+        for packed in all_parts(&store) {
             assert_eq!(packed.report.first_serial, next);
             next = packed.report.last_serial + 1;
             states += packed.report.update_enforcements.len();
-            acknowledge(&store, &packed.report).unwrap();
-            if !packed.more {
-                break;
-            }
         }
         assert_eq!((next, states), (1_501, 1_500));
+    }
+
+    /// Acknowledges part after part.
+    fn all_parts(store: &Store) -> Vec<Packed> {
+        let mut parts = Vec::new();
+        loop {
+            let packed = packed(store);
+            assert!(packed.report.encoded_len() < 1024 * 1024);
+            acknowledge(store, &packed.report).unwrap();
+            let more = packed.more;
+            parts.push(packed);
+            if !more {
+                assert_eq!(pack(store, Timestamp::now()).unwrap(), None);
+                return parts;
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_report_too_long_for_one_is_followed_by_deltas_with_the_rest() {
+        let (_dir, store) = store();
+        let names: Vec<String> = (0..60)
+            .map(|n| format!("package-with-a-name-{n}"))
+            .collect();
+        store
+            .write(|w| {
+                w.set_number(meta::SCANNED_GENERATION, 7)?;
+                for update_no in 1..=2_000_u32 {
+                    let key = update_no.to_be_bytes();
+                    let state = UpdateEnforcementState {
+                        update_no,
+                        detail: "x".repeat(1_000),
+                        ..Default::default()
+                    };
+                    w.put_message(Kind::UpdateEnforcement, &key, &state, Timestamp::now())?;
+                    let needs = names.iter().map(String::as_str);
+                    let value = detection_value(Detection::Required, needs);
+                    w.put(Kind::Detection, &key, &value, Timestamp::now())?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        // The acknowledgement of the first attempt is lost.
+        assert!(packed(&store).more);
+        let before = store.read(|r| r.marks()).unwrap().0;
+        let parts = all_parts(&store);
+        let (first, rest) = parts.split_first().unwrap();
+        assert_eq!(first.report.kind(), ReportKind::Full);
+        assert_eq!(
+            first.report.last_serial, before,
+            "above all that was ever sent"
+        );
+        let mut next = before + 1;
+        for part in rest {
+            assert_eq!(part.report.kind(), ReportKind::Delta);
+            assert_eq!(part.report.first_serial, next);
+            next = part.report.last_serial + 1;
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        let mut words = 0;
+        for part in &parts {
+            words += part.report.update_enforcements.len();
+            if part.report.compliance.is_some() {
+                seen.extend(listed(&part.report).into_iter().map(|(update, _)| update));
+            }
+            let complete = seen.len() == 2_000;
+            let generation = if complete { 7 } else { 0 };
+            assert_eq!(part.report.catalog_generation, generation);
+        }
+        assert_eq!((parts.len() > 3, seen.len(), words), (true, 2_000, 2_000));
+    }
+
+    #[test]
+    fn a_delta_in_parts_keeps_the_old_generation_until_its_detections_are_told() {
+        let (_dir, store) = store();
+        let set = |generation| store.write(|w| w.set_number(meta::SCANNED_GENERATION, generation));
+        set(7).unwrap();
+        detect(&store, 1, Detection::Installed);
+        all_parts(&store);
+        set(8).unwrap();
+        let name = "x".repeat(500);
+        for update in 2..2_500 {
+            let value = detection_value(Detection::Required, [name.as_str()]);
+            let put = |w: &Writer<'_>| {
+                w.put(
+                    Kind::Detection,
+                    &u32::to_be_bytes(update),
+                    &value,
+                    Timestamp::now(),
+                )
+            };
+            store.write(put).unwrap();
+        }
+        let parts = all_parts(&store);
+        let generations: Vec<u64> = parts.iter().map(|p| p.report.catalog_generation).collect();
+        assert_eq!(generations, [7, 8]);
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub(crate) mod meta {
     pub(crate) const INSTANCE: &str = "instance";
     pub(crate) const NEXT_SERIAL: &str = "next_serial";
     pub(crate) const ACKED_SERIAL: &str = "acked_serial";
+    pub(crate) const ACKED_GENERATION: &str = "acked_generation";
     pub(crate) const FULL_WANTED: &str = "full_wanted";
     pub(crate) const POLICY: &str = "policy";
     pub(crate) const POLICY_VERSION: &str = "policy_version";
@@ -262,6 +263,7 @@ impl Writer<'_> {
         self.set_number(meta::EPOCH, registration.epoch.into())?;
         self.set_bytes(meta::POLICY_KEYS, &registration.policy_keys.concat())?;
         self.set_number(meta::ACKED_SERIAL, 0)?;
+        self.set_number(meta::ACKED_GENERATION, 0)?;
         self.set_number(meta::FULL_WANTED, 1)
     }
 

@@ -116,6 +116,21 @@ impl Writer<'_> {
         Ok(true)
     }
 
+    /// Gives a state the next serial without changing it, unless it changed meanwhile: it counts
+    /// as news again.
+    pub(crate) fn renumber(&self, state: &SavedState) -> Result<(), Error> {
+        let serial = self.number(meta::NEXT_SERIAL)?.unwrap_or(1);
+        let held = state.serial.cast_signed();
+        let changed = self
+            .tx
+            .prepare_cached("UPDATE states SET serial = ?1 WHERE serial = ?2")?
+            .execute((serial.cast_signed(), held))?;
+        if changed > 0 {
+            self.set_number(meta::NEXT_SERIAL, serial + 1)?;
+        }
+        Ok(())
+    }
+
     /// Saves a state given as its message, which must have no serial and no time in it.
     pub(crate) fn put_message(
         &self,
