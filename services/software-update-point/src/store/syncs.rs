@@ -120,11 +120,15 @@ pub(crate) async fn past(db: &impl GenericClient) -> Result<Past, Error> {
     const SQL: &str = "
         SELECT (SELECT max(ended_at) FROM syncs WHERE phase = 6702 AND kind = 2),
                (SELECT ended_at FROM syncs WHERE sync_no = (
-                    SELECT max(sync_no) FROM syncs WHERE ended_at IS NOT NULL) AND phase = 6703)";
+                    SELECT max(sync_no) FROM syncs WHERE ended_at IS NOT NULL) AND phase = 6703),
+               (SELECT max(ended_at) FROM syncs),
+               (SELECT min(valid_until) FROM suites WHERE NOT ignore_valid_until)";
     let row = db.query_one(SQL, &[]).await?;
     Ok(Past {
         last_full: row.try_get(0)?,
         last_failure: row.try_get(1)?,
+        last_attempt: row.try_get(2)?,
+        expires: row.try_get(3)?,
     })
 }
 
