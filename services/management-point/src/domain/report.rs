@@ -52,9 +52,10 @@ pub(crate) fn check(bytes: &[u8], client: ClientId, shards: u16) -> Result<Lane,
     if i64::try_from(report.last_serial).is_err() {
         return Err(Refused::Field("last_serial is out of range"));
     }
-    // A report of no change ends where it begins: first = last + 1.
-    if report.first_serial > report.last_serial.saturating_add(1) {
-        return Err(Refused::Field("first_serial is after last_serial"));
+    // The site's own rule: what it would put into quarantine is refused here, while the client
+    // listens. A client without news sends no report.
+    if report.first_serial < 1 || report.first_serial > report.last_serial {
+        return Err(Refused::Field("first_serial is not 1 to last_serial"));
     }
     if matches!(report.kind(), ReportKind::Unspecified) {
         return Err(Refused::Field("kind is not set"));
@@ -118,11 +119,11 @@ mod tests {
             ..report(client)
         };
         assert_eq!(check(&unheard.encode_to_vec(), client, 4), Ok(shard));
-        let no_change = Report {
-            first_serial: 6,
+        let one_serial = Report {
+            first_serial: 5,
             ..report(client)
         };
-        assert_eq!(check(&no_change.encode_to_vec(), client, 4), Ok(shard));
+        assert_eq!(check(&one_serial.encode_to_vec(), client, 4), Ok(shard));
     }
 
     #[test]
@@ -150,8 +151,13 @@ mod tests {
                 last_serial: u64::MAX,
                 ..report(client)
             },
+            // A report of no change: the site would put it into quarantine.
             Report {
-                first_serial: 7,
+                first_serial: 6,
+                ..report(client)
+            },
+            Report {
+                first_serial: 0,
                 ..report(client)
             },
             Report {
