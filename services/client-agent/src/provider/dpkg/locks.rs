@@ -51,13 +51,12 @@ fn is_held(root: &DpkgRoot, file: &str) -> io::Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(false),
-        Err(error) => match io::Error::from(error).kind() {
-            ErrorKind::WouldBlock | ErrorKind::PermissionDenied => Ok(true),
-            _ => Err(error.into()),
-        },
-    }
+    let Err(error) = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) else {
+        return Ok(false);
+    };
+    let error = io::Error::from(error);
+    let held = [ErrorKind::WouldBlock, ErrorKind::PermissionDenied].contains(&error.kind());
+    if held { Ok(true) } else { Err(error) }
 }
 
 #[cfg(test)]
