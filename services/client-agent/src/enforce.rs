@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use muster_domain::states::{DeploymentEvaluation, Detection, UpdateEnforcement as State};
 use muster_domain::{UpdateNo, error_code};
 use muster_proto::policy::Policy;
+use muster_proto::state::ClientHealth;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -45,7 +46,7 @@ pub struct Enforced {
 }
 
 /// What is written down before the package manager is called: updates and their packages.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Intent(BTreeMap<u32, Vec<String>>);
 
 impl Intent {
@@ -112,7 +113,7 @@ impl Agent {
             return Ok(());
         };
         tracing::warn!("an installation was interrupted, finding out what is so");
-        let intent: Intent = serde_json::from_slice(&bytes).unwrap_or_default();
+        let intent: Intent = self.read_intent(&bytes)?;
         if let Err(failure) = self.provider().recover().await {
             tracing::error!(%failure, "the package database could not be repaired yet");
             if failure.is_busy() {
@@ -129,6 +130,25 @@ impl Agent {
         }
         self.settle(&intent, &Outcome::default(), false).await?;
         Ok(())
+    }
+
+    /// What was written down before the interruption. When that cannot be read, the database is
+    /// damaged: nothing more is installed on its word, and the site hears of it.
+    fn read_intent(&self, bytes: &[u8]) -> Result<Intent, Error> {
+        serde_json::from_slice(bytes).or_else(|error| {
+            tracing::error!(%error, "what was interrupted cannot be read");
+            let health = ClientHealth {
+                healthy: false,
+                problems: vec!["INTENT_UNREADABLE: the agent's database is damaged".into()],
+                serial: 0,
+            };
+            let now = self.now();
+            let put = |w: &Writer<'_>| w.put_message(Kind::Health, b"", &health, now);
+            if self.store().write(put)? {
+                self.urgent().notify_one();
+            }
+            Err(Error::Saved { what: "intent" })
+        })
     }
 
     /// Topics 302 and 300: scans, and says for each deployment whether the machine complies.

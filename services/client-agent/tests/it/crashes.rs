@@ -117,6 +117,27 @@ async fn an_installation_that_was_cut_short_is_repaired_first() {
 }
 
 #[tokio::test]
+async fn a_damaged_intent_stops_installations_and_the_site_hears_of_it() {
+    let world = World::new().await;
+    let agent = world.agent();
+    agent.poll_policy().await.unwrap();
+    agent.scan(Trigger::Scheduled).await.unwrap();
+    drop(agent);
+    let db = rusqlite::Connection::open(world.dir.path().join("client/agent.db")).unwrap();
+    let damaged = "INSERT INTO intents (started_at, job) VALUES ('then', x'00ff')";
+    db.execute(damaged, []).unwrap();
+    drop(db);
+    let agent = world.agent();
+    for _ in 0..2 {
+        let error = agent.enforce(Mode::Due).await.unwrap_err();
+        assert!(matches!(error, Error::Saved { what: "intent" }), "{error}");
+    }
+    agent.send_reports().await.unwrap();
+    assert!(world.machine.runs().is_empty());
+    assert!(!world.site.known().held.healthy.unwrap().1);
+}
+
+#[tokio::test]
 async fn two_processes_do_not_install_at_once() {
     let world = World::new().await;
     let (first, second) = (world.agent(), world.agent());
