@@ -37,12 +37,15 @@ pub const CONTENT_MISMATCH: i32 = 202;
 pub const CONTENT_UNREACHABLE: i32 = 203;
 /// The disk has no room.
 pub const DISK_FULL: i32 = 204;
-/// The vendor's signed index does not name the file that the policy names.
+/// The vendor's signed index names another file than the policy, or the policy names a keyring
+/// that is not the machine's own.
 pub const UNTRUSTED_DEPLOYMENT: i32 = 301;
 /// The vendor's index could not be verified on this machine.
 pub const VENDOR_INDEX_REFUSED: i32 = 302;
 /// The policy's signature, client or revision was not accepted.
 pub const POLICY_REFUSED: i32 = 303;
+/// The archive no longer offers the version that the policy names: a newer one took its place.
+pub const VERSION_NOT_OFFERED: i32 = 304;
 /// No software update point answered.
 pub const SCAN_SOURCE_UNREACHABLE: i32 = 401;
 /// The machine's package list could not be read.
@@ -76,6 +79,10 @@ pub const ALL: &[(i32, &str)] = &[
         "the vendor's index could not be verified",
     ),
     (POLICY_REFUSED, "the policy was not accepted"),
+    (
+        VERSION_NOT_OFFERED,
+        "the archive no longer offers this version",
+    ),
     (SCAN_SOURCE_UNREACHABLE, "no software update point answered"),
     (INVENTORY_UNREADABLE, "the package list could not be read"),
     (SIMULATED_FAILURE, "simulated failure"),

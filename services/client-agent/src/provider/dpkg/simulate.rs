@@ -21,7 +21,8 @@ pub(super) const OPTIONS: &[&str] = &["-q", "-y", "--no-remove", "--no-install-r
 /// Asks apt what installing `wanted` means.
 ///
 /// # Errors
-/// `DEPENDENCY_NOT_APPROVED`, `WOULD_REMOVE_PACKAGES`, `UNTRUSTED_DEPLOYMENT` or `INSTALL_FAILED`.
+/// `DEPENDENCY_NOT_APPROVED`, `WOULD_REMOVE_PACKAGES`, `VERSION_NOT_OFFERED`,
+/// `UNTRUSTED_DEPLOYMENT` or `INSTALL_FAILED`.
 pub(super) async fn simulate(
     root: &DpkgRoot,
     wanted: &[Approved],
@@ -156,7 +157,8 @@ fn vouched(file: Approved, records: &[BinaryPackage]) -> Result<Fetch, Failure> 
     });
     let title = file.title();
     if same.clone().next().is_none() {
-        return Err(untrusted(format!("the vendor's index has no {title}")));
+        let detail = format!("the vendor's index has no {title}");
+        return Err(Failure::new(error_code::VERSION_NOT_OFFERED, detail));
     }
     if !same.any(|record| record.size == file.size && record.sha256 == file.sha256) {
         let why = format!("the vendor's index names another file for {title} than the policy");
@@ -188,9 +190,14 @@ fn file_name(file: &Approved) -> String {
 
 /// What apt's refusal means.
 fn refused(stderr: &str, stdout: &str) -> Failure {
-    let missing = stderr.contains("was not found") || stderr.contains("Unable to locate package");
-    let code = if missing {
-        error_code::UNTRUSTED_DEPLOYMENT
+    // Most often a version that a newer one replaced in the archive.
+    let missing = [
+        "was not found",
+        "Unable to locate package",
+        "No packages found",
+    ];
+    let code = if missing.iter().any(|words| stderr.contains(words)) {
+        error_code::VERSION_NOT_OFFERED
     } else if stderr.contains("remove is disabled") {
         error_code::WOULD_REMOVE_PACKAGES
     } else {
@@ -274,14 +281,27 @@ mod tests {
         assert_eq!(good.len(), 1, "dpkg's own record does not vouch for a file");
         let fetch = vouched(file.clone(), &good).unwrap();
         assert_eq!(fetch.name, "libssl3_1%3a3.0.15-1_amd64.deb");
-        for bad in [
-            record("1:3.0.15-1", 43, "ab"),
-            record("1:3.0.15-1", 42, "ac"),
-            record("1:3.0.16-1", 42, "ab"),
-            Vec::new(),
+        let (other, gone) = (
+            error_code::UNTRUSTED_DEPLOYMENT,
+            error_code::VERSION_NOT_OFFERED,
+        );
+        for (bad, code) in [
+            (record("1:3.0.15-1", 43, "ab"), other),
+            (record("1:3.0.15-1", 42, "ac"), other),
+            (record("1:3.0.16-1", 42, "ab"), gone),
+            (Vec::new(), gone),
         ] {
             let failure = vouched(file.clone(), &bad).unwrap_err();
-            assert_eq!(failure.code, error_code::UNTRUSTED_DEPLOYMENT, "{bad:?}");
+            assert_eq!(failure.code, code, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_version_that_left_the_archive_is_told_from_an_untrusted_file() {
+        let said = "E: Version '1:3.0.15-1' for 'libssl3' was not found";
+        assert_eq!(refused(said, "").code, error_code::VERSION_NOT_OFFERED);
+        let said = "E: Packages need to be removed but remove is disabled.";
+        assert_eq!(refused(said, "").code, error_code::WOULD_REMOVE_PACKAGES);
+        assert_eq!(refused("E: broken", "").code, error_code::INSTALL_FAILED);
     }
 }
