@@ -9,6 +9,7 @@
 
 mod agent;
 mod candidates;
+mod comply;
 pub mod daemon;
 pub mod download;
 mod enforce;
@@ -16,6 +17,7 @@ pub mod enrol;
 mod error;
 pub mod evaluate;
 mod mark;
+mod pack;
 pub mod plan;
 pub mod policy;
 pub mod provider;
