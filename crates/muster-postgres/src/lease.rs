@@ -103,7 +103,8 @@ impl Lease {
 /// [`Error::LeaseLost`] when somebody else took the lease since.
 pub async fn check(db: &impl GenericClient, name: &str, fence: i64) -> Result<(), Error> {
     const SQL: &str = "SELECT 1 FROM leases WHERE name = $1 AND fence = $2 FOR SHARE";
-    match db.query_opt(SQL, &[&name, &fence]).await? {
+    let statement = db.prepare_cached(SQL).await?;
+    match db.query_opt(&statement, &[&name, &fence]).await? {
         Some(_) => Ok(()),
         None => Err(Error::LeaseLost {
             name: name.to_owned(),

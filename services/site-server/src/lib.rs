@@ -149,9 +149,14 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
         .context("cannot use the site database")?;
     muster_postgres::watch(&pool, "site", tasks);
     let lease = lease(&config, tasks).await?;
-    let site = Arc::new(app::Site::new(config, pool)?);
+    let fence = (lease.name().to_owned(), lease.fence());
+    let site = Arc::new(app::Site::new(config, pool, fence)?);
     let (code, name) = (site.config.site_code, site.config.site_name.clone());
-    store::sites::keep_own(&site.pool.get().await?, code, &name).await?;
+    let db = site.pool.get().await?;
+    store::sites::keep_own(&db, code, &name).await?;
+    let least = domain::policy::least_revision(jiff::Timestamp::now());
+    store::sites::raise_policy_revision_to(&db, least).await?;
+    drop(db);
     // The server first: a management point that cannot reach us has no policy to give.
     let server = grpc::serve(&site, tasks)
         .await

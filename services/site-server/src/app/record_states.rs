@@ -206,6 +206,7 @@ pub(crate) async fn apply(
     now: Timestamp,
 ) -> Result<(Recorded, BTreeSet<(i32, String)>), Error> {
     let mut recorded = Recorded::default();
+    site.still_active(tx).await?;
 
     let ids: BTreeSet<Uuid> = items
         .iter()

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use deadpool_postgres::GenericClient;
 use muster_postgres::{Object, Pool};
 use muster_proto::catalog::catalog_service_client::CatalogServiceClient;
 use muster_proto::catalog::sync_service_client::SyncServiceClient;
@@ -26,6 +27,8 @@ use crate::domain::policy::PolicyKey;
 pub(crate) struct Site {
     pub(crate) config: Config,
     pub(crate) pool: Pool,
+    /// The lease that makes this process the active one: its name and our fencing number.
+    fence: (String, i64),
     pub(crate) ca: CertificateAuthority,
     pub(crate) policy_key: PolicyKey,
     pub(crate) policies: PolicyCache,
@@ -46,7 +49,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// Puts a site together; nothing is connected but the pool.
-    pub(crate) fn new(config: Config, pool: Pool) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: Config, pool: Pool, fence: (String, i64)) -> anyhow::Result<Self> {
         let folder = config.ca.cert.parent().unwrap_or(&config.ca.cert);
         anyhow::ensure!(
             config.ca.cert == folder.join("ca.pem") && config.ca.key == folder.join("ca.key"),
@@ -95,6 +98,7 @@ impl Site {
             ca,
             policy_key,
             pool,
+            fence,
             config,
         })
     }
@@ -102,6 +106,13 @@ impl Site {
     /// A connection to the site database.
     pub(crate) async fn db(&self) -> Result<Object, Error> {
         Ok(self.pool.get().await?)
+    }
+
+    /// Proves inside a transaction that no other process has taken over this site; until it ends
+    /// none can.
+    pub(crate) async fn still_active(&self, tx: &impl GenericClient) -> Result<(), Error> {
+        let (name, fence) = &self.fence;
+        Ok(muster_postgres::lease::check(tx, name, *fence).await?)
     }
 
     pub(crate) fn catalog(&self) -> CatalogServiceClient<Channel> {

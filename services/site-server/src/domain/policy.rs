@@ -86,6 +86,13 @@ fn pem(der: &[u8]) -> String {
     pem
 }
 
+/// The revision that policy has at least when a site server starts at this time: a site restored
+/// from a backup must not give revisions again that clients have seen. Leaves room for a million
+/// changes in each second before.
+pub(crate) fn least_revision(now: Timestamp) -> i64 {
+    now.as_second().clamp(0, i64::from(u32::MAX)) << 20
+}
+
 /// What a policy says, without the name of a client.
 #[derive(Debug, Clone)]
 pub(crate) struct Content {
@@ -137,6 +144,15 @@ mod tests {
     use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 
     use super::*;
+
+    #[test]
+    fn revisions_after_a_restart_are_above_those_before_it() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (monday, tuesday) = (at(1_700_000_000), at(1_700_086_400));
+        assert!(least_revision(monday) + 1_000_000 < least_revision(tuesday));
+        assert!(least_revision(Timestamp::MAX) > 0);
+        assert_eq!(least_revision(Timestamp::MIN), 0);
+    }
 
     #[test]
     fn a_signed_policy_verifies_and_an_altered_one_does_not() {

@@ -47,6 +47,16 @@ pub(crate) async fn raise_policy_revision(db: &impl GenericClient) -> Result<i64
     Ok(query_one(db, SQL, &[]).await?.get(0))
 }
 
+/// Raises the revision to at least this: clients refuse a lower one than they have seen.
+pub(crate) async fn raise_policy_revision_to(
+    db: &impl GenericClient,
+    least: i64,
+) -> Result<(), Error> {
+    const SQL: &str = "UPDATE policy_revision SET revision = $1 WHERE revision < $1";
+    execute(db, SQL, &[&least]).await?;
+    Ok(())
+}
+
 /// The catalog generation that was taken over completely.
 pub(crate) async fn catalog_generation(db: &impl GenericClient) -> Result<i64, Error> {
     const SQL: &str = "SELECT generation FROM catalog_state";

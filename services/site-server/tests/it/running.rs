@@ -66,3 +66,43 @@ async fn a_process_that_lost_its_lease_starts_again_and_goes_on() {
     eventually(async || site.policy(&client, &[]).await.is_ok()).await;
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_process_that_was_overtaken_records_and_acknowledges_nothing() {
+    let mut site = Site::start().await;
+    let client = site.enrol("host-1").await;
+    site.report(&[client.full(1, &[(1, Installed)])]).await;
+    eventually(async || site.contiguous(&client).await == 1).await;
+
+    // Another process was active for a moment, and the first one did not notice.
+    assert_eq!(site.count(END_LEASE).await, 1);
+    let config = site_server::Config {
+        listen: ([127, 0, 0, 1], muster_testkit::free_port()).into(),
+        ..site.config.clone()
+    };
+    let second = site_server::start(config.clone()).await.unwrap();
+    second.stop().await;
+    site.report(&[client.delta(2, 2, &[(2, Installed)])]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(site.contiguous(&client).await, 1);
+
+    // What it held goes to its successor.
+    site.handle.take().unwrap().stop().await;
+    let third = site_server::start(config).await.unwrap();
+    eventually(async || site.contiguous(&client).await == 2).await;
+    assert_eq!(site.count("SELECT fence FROM leases").await, 3);
+    third.stop().await;
+}
+
+#[tokio::test]
+async fn a_restored_database_does_not_give_old_revisions_of_policy_again() {
+    let mut site = Site::start().await;
+    let revision = "SELECT revision FROM policy_revision";
+    let before = site.count(revision).await;
+    site.handle.take().unwrap().stop().await;
+    let restore = "UPDATE policy_revision SET revision = 7 RETURNING revision";
+    assert_eq!(site.count(restore).await, 7);
+    let again = site_server::start(site.config.clone()).await.unwrap();
+    assert!(site.count(revision).await >= before);
+    again.stop().await;
+}
