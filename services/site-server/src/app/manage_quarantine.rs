@@ -9,7 +9,8 @@ use muster_proto::state as pb;
 use muster_runtime::status::chain;
 use prost::Message;
 
-use super::record_states::{self, Arrived, Item, Recorded};
+use super::open_batch::{self, Arrived, Item};
+use super::record_states::{self, Recorded};
 use super::{Error, Site};
 use crate::domain::page::Page;
 use crate::domain::report::Refused;
@@ -209,7 +210,7 @@ fn open(held: Held, no: i64) -> Vec<Item> {
             origin: held.origin,
             trusted: held.trusted,
         };
-        record_states::open(&arrived, held.received_at)
+        open_batch::open(&arrived, held.received_at)
     } else {
         vec![Item::of_client(
             held.origin,

@@ -12,6 +12,7 @@ pub(crate) mod manage_deployments;
 pub(crate) mod manage_packages;
 pub(crate) mod manage_quarantine;
 pub(crate) mod manage_update_lists;
+pub(crate) mod open_batch;
 pub(crate) mod read_reports;
 pub(crate) mod read_site;
 pub(crate) mod record_states;

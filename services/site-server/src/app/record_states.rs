@@ -1,15 +1,16 @@
 //! Takes in what clients reported. All of a batch commits together: marks, states, counters and
 //! the quarantine, and only then is the queue told (reliability.md D3, D7).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
-use muster_proto::{convert, state as pb};
-use prost::Message;
+use tracing::Instrument;
 use uuid::Uuid;
 
+use super::open_batch::{Arrived, Item, open};
 use super::{Error, Site};
 use crate::domain::report::{Refused, Report};
 use crate::domain::stream::{Stream, Taken};
@@ -17,87 +18,6 @@ use crate::store::{backlog, compliance, quarantine, states, streams};
 
 /// Needs that are remembered in memory; beyond this the database is asked each time.
 const MAX_KNOWN_NEEDS: usize = 1_000_000;
-
-/// A message as it came from a queue.
-#[derive(Debug, Clone)]
-pub(crate) struct Arrived {
-    /// An encoded `ReportBatch`.
-    pub(crate) body: bytes::Bytes,
-    /// Queue and broker user.
-    pub(crate) origin: String,
-    /// The broker vouches for the sender.
-    pub(crate) trusted: bool,
-}
-
-/// One report on its way, or what could not be read as one.
-#[derive(Debug)]
-pub(crate) struct Item {
-    origin: String,
-    bytes: bytes::Bytes,
-    report: Result<Report, Refused>,
-    /// The bytes are a `ReportBatch` that could not be opened, not one report.
-    pub(crate) whole_batch: bool,
-    /// The broker vouched for the sender.
-    trusted: bool,
-    /// The client that the certificate named.
-    client_id: Option<Uuid>,
-    /// The number it has in quarantine, when it is tried again.
-    pub(crate) held: Option<i64>,
-}
-
-impl Item {
-    /// A message that cannot be opened.
-    fn whole(message: &Arrived, refused: Refused) -> Self {
-        Self {
-            origin: message.origin.clone(),
-            bytes: message.body.clone(),
-            report: Err(refused),
-            whole_batch: true,
-            trusted: message.trusted,
-            client_id: None,
-            held: None,
-        }
-    }
-
-    /// An encoded report of the client that the certificate named.
-    pub(crate) fn of_client(
-        origin: String,
-        named: Option<Uuid>,
-        bytes: bytes::Bytes,
-        received_at: Timestamp,
-    ) -> Self {
-        let report = Report::decode(&bytes, received_at).and_then(|report| {
-            // The management point checked this against the certificate; a message that says
-            // otherwise did not come from one.
-            if named != Some(report.client_id.0) {
-                return Err(Refused::new(
-                    "FOREIGN_CLIENT",
-                    "the report names another client",
-                ));
-            }
-            Ok(report)
-        });
-        Self {
-            origin,
-            bytes,
-            report,
-            whole_batch: false,
-            trusted: true,
-            client_id: named,
-            held: None,
-        }
-    }
-
-    /// The same bytes, refused.
-    fn refused(&self, refused: Refused) -> Self {
-        Self {
-            origin: self.origin.clone(),
-            bytes: self.bytes.clone(),
-            report: Err(refused),
-            ..*self
-        }
-    }
-}
 
 /// What became of the reports of a batch.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -129,33 +49,6 @@ pub(crate) async fn record_states(site: &Site, arrived: &[Arrived]) -> Result<Re
     };
     count(recorded);
     Ok(recorded)
-}
-
-/// The reports in a message, or the message itself when it cannot be opened.
-pub(crate) fn open(message: &Arrived, now: Timestamp) -> Vec<Item> {
-    if !message.trusted {
-        let why = "the broker does not vouch for the sender";
-        return vec![Item::whole(message, Refused::new("UNKNOWN_SENDER", why))];
-    }
-    let batch = match pb::ReportBatch::decode(message.body.clone()) {
-        Ok(batch) => batch,
-        Err(error) => {
-            let refused = Refused::new("UNDECODABLE_BATCH", error);
-            return vec![Item::whole(message, refused)];
-        }
-    };
-    let item = |envelope: pb::ReportEnvelope| {
-        let received_at = envelope
-            .received_at
-            .as_ref()
-            .and_then(|time| convert::from_timestamp("received_at", time).ok())
-            .unwrap_or(now);
-        let named = Uuid::from_slice(&envelope.client_id).ok();
-        let client = named.map_or_else(|| "unknown client".to_owned(), |id| format!("client {id}"));
-        let origin = format!("{}, {client}", message.origin);
-        Item::of_client(origin, named, envelope.report, received_at)
-    };
-    batch.reports.into_iter().map(item).collect()
 }
 
 async fn one_by_one(site: &Site, items: &[Item], now: Timestamp) -> Result<Recorded, Error> {
@@ -230,39 +123,29 @@ pub(crate) async fn apply(
     // First what is new at all: a repeat ends here, before any further statement.
     let mut taken = Vec::new();
     for item in items {
-        let report = match &item.report {
-            Ok(report) => report,
-            Err(refused) => {
-                keep_aside(tx, item, refused).await?;
-                recorded.quarantined += 1;
-                continue;
-            }
-        };
-        let Some(work) = clients.get_mut(&report.client_id.0) else {
-            let refused = Refused::new("UNKNOWN_CLIENT", "this site has no such client");
-            keep_aside(tx, item, &refused).await?;
-            recorded.quarantined += 1;
-            continue;
-        };
-        if work.deleted {
-            recorded.stale += 1;
-            continue;
-        }
-        match work.stream.take(report, now) {
-            Taken::Stale => recorded.stale += 1,
-            Taken::Repeat => recorded.repeats += 1,
-            Taken::NeverGiven => {
-                let detail = format!("epoch {} was never given", report.epoch);
-                keep_aside(tx, item, &Refused::new("UNKNOWN_EPOCH", detail)).await?;
-                recorded.quarantined += 1;
-            }
-            fresh @ (Taken::Full(_) | Taken::Delta(_)) => {
-                work.changed = true;
+        let outcome = match judge(item, &mut clients, now) {
+            Judged::Fresh(client_no, report, fresh) => {
                 recorded.reports += 1;
                 recorded.states += report.states();
-                taken.push((work.client_no, report, fresh));
+                taken.push((client_no, report, fresh));
+                "recorded"
             }
-        }
+            Judged::Repeat => {
+                recorded.repeats += 1;
+                "repeat"
+            }
+            Judged::Stale => {
+                recorded.stale += 1;
+                "stale"
+            }
+            Judged::Refused(refused) => {
+                let kept = keep_aside(tx, item, &refused);
+                kept.instrument(item.span.clone()).await?;
+                recorded.quarantined += 1;
+                "quarantined"
+            }
+        };
+        item.span.record("outcome", outcome);
     }
 
     keep_compliance(tx, &taken).await?;
@@ -285,6 +168,41 @@ pub(crate) async fn apply(
         .await?;
     }
     Ok((recorded, new_needs))
+}
+
+/// What an item is to the stream of its client.
+enum Judged<'a> {
+    Fresh(i32, &'a Report, Taken),
+    Repeat,
+    Stale,
+    Refused(Cow<'a, Refused>),
+}
+
+fn judge<'a>(item: &'a Item, clients: &mut BTreeMap<Uuid, Work>, now: Timestamp) -> Judged<'a> {
+    let refused =
+        |reason, detail: String| Judged::Refused(Cow::Owned(Refused::new(reason, detail)));
+    let report = match &item.report {
+        Ok(report) => report,
+        Err(refused) => return Judged::Refused(Cow::Borrowed(refused)),
+    };
+    let Some(work) = clients.get_mut(&report.client_id.0) else {
+        return refused("UNKNOWN_CLIENT", "this site has no such client".to_owned());
+    };
+    if work.deleted {
+        return Judged::Stale;
+    }
+    match work.stream.take(report, now) {
+        Taken::Stale => Judged::Stale,
+        Taken::Repeat => Judged::Repeat,
+        Taken::NeverGiven => {
+            let detail = format!("epoch {} was never given", report.epoch);
+            refused("UNKNOWN_EPOCH", detail)
+        }
+        fresh @ (Taken::Full(_) | Taken::Delta(_)) => {
+            work.changed = true;
+            Judged::Fresh(work.client_no, report, fresh)
+        }
+    }
 }
 
 /// What follows a commit that was not made by [`record_states`].

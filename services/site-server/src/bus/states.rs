@@ -11,7 +11,8 @@ use muster_runtime::status::{HasKind, chain};
 use muster_runtime::{Backoff, Tasks, telemetry};
 use tracing::Instrument;
 
-use crate::app::record_states::{Arrived, record_states};
+use crate::app::open_batch::Arrived;
+use crate::app::record_states::record_states;
 use crate::app::{Error, Site};
 
 /// Makes the queues and consumes them until `tasks` stop; `readiness` says when that is so. While
