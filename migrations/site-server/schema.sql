@@ -244,6 +244,7 @@ CREATE TABLE quarantine (
     UNIQUE (body_hash, origin),
     PRIMARY KEY (quarantine_no)
 );
+CREATE INDEX quarantine_by_origin ON quarantine USING btree (origin);
 CREATE INDEX quarantine_by_reason ON quarantine USING btree (split_part(reason, ':'::text, 1), quarantine_no);
 
 CREATE TABLE quarantine_audit (
@@ -259,6 +260,16 @@ CREATE TABLE quarantine_audit (
     attempts integer NOT NULL,
     PRIMARY KEY (quarantine_no),
     CHECK ((action = ANY (ARRAY['redriven'::text, 'dropped'::text])))
+);
+
+CREATE TABLE quarantine_overflow (
+    origin text NOT NULL,
+    messages bigint NOT NULL,
+    last_hash bytea NOT NULL,
+    last_reason text NOT NULL,
+    first_at timestamp with time zone NOT NULL DEFAULT now(),
+    last_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (origin)
 );
 
 CREATE TABLE recorded_totals (

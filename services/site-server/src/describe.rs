@@ -46,6 +46,10 @@ pub(crate) fn describe() {
         "Messages that were put into quarantine, by reason."
     );
     describe_counter!(
+        "muster_state_quarantine_overflow_total",
+        "Messages of which only the hash was kept: the quarantine of their origin is full."
+    );
+    describe_counter!(
         "muster_state_redriven_total",
         "Quarantined messages that an administrator tried again, by outcome."
     );

@@ -1,9 +1,11 @@
 //! Takes over what is new at the software update point.
 
+use std::sync::PoisonError;
+
 use muster_proto::catalog as pb;
 
 use super::{Error, Site};
-use crate::store::{catalog, sites};
+use crate::store::{catalog, compliance, sites};
 
 const ROLE: &str = "software update point";
 
@@ -55,6 +57,13 @@ pub(crate) async fn follow_catalog(site: &Site) -> Result<(), Error> {
         return Err(Error::service(ROLE)(cut));
     }
     sites::set_catalog_generation(&db, reached).await?;
+    if compliance::forget_false_needs(&db).await? > 0 {
+        let mut known = site
+            .known_needs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.clear();
+    }
     metrics::gauge!("muster_catalog_generation")
         .set(f64::from(u32::try_from(reached).unwrap_or(0)));
     tracing::info!(updates = count, generation = reached, "catalog taken over");

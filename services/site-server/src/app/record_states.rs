@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
@@ -12,9 +13,9 @@ use uuid::Uuid;
 
 use super::open_batch::{Arrived, Item, open};
 use super::{Error, Site};
-use crate::domain::report::{Refused, Report};
+use crate::domain::report::{MAX_AHEAD, Refused, Report};
 use crate::domain::stream::{Stream, Taken};
-use crate::store::{backlog, compliance, quarantine, states, streams};
+use crate::store::{backlog, catalog, compliance, quarantine, states, streams};
 
 /// Needs that are remembered in memory; beyond this the database is asked each time.
 const MAX_KNOWN_NEEDS: usize = 1_000_000;
@@ -123,7 +124,8 @@ pub(crate) async fn apply(
     // First what is new at all: a repeat ends here, before any further statement.
     let mut taken = Vec::new();
     for item in items {
-        let outcome = match judge(item, &mut clients, now) {
+        let ceiling = ceiling(site, tx, item).await?;
+        let outcome = match judge(item, &mut clients, ceiling, now) {
             Judged::Fresh(client_no, report, fresh) => {
                 recorded.reports += 1;
                 recorded.states += report.states();
@@ -151,7 +153,7 @@ pub(crate) async fn apply(
     keep_compliance(tx, &taken).await?;
     states::keep_newest(tx, &newest(&taken)).await?;
     let new_needs = unknown_needs(site, &taken);
-    compliance::add_needs(tx, &new_needs.iter().collect::<Vec<_>>()).await?;
+    let new_needs = compliance::add_needs(tx, &new_needs.iter().collect::<Vec<_>>()).await?;
     let changed: Vec<(i32, &Stream)> = clients
         .values()
         .filter(|work| work.changed)
@@ -178,7 +180,27 @@ enum Judged<'a> {
     Refused(Cow<'a, Refused>),
 }
 
-fn judge<'a>(item: &'a Item, clients: &mut BTreeMap<Uuid, Work>, now: Timestamp) -> Judged<'a> {
+/// The highest number of an update that a report may name. Reports may come before the catalog
+/// does, and count from then on; numbers are dense, so one far beyond the catalog names nothing.
+async fn ceiling(site: &Site, tx: &impl GenericClient, item: &Item) -> Result<i32, Error> {
+    let known = site.highest_update.load(Ordering::Relaxed);
+    let ceiling = known.saturating_add(MAX_AHEAD);
+    match &item.report {
+        Ok(report) if report.highest_update() > ceiling => {
+            let known = catalog::highest_update(tx).await?;
+            site.highest_update.store(known, Ordering::Relaxed);
+            Ok(known.saturating_add(MAX_AHEAD))
+        }
+        Ok(_) | Err(_) => Ok(ceiling),
+    }
+}
+
+fn judge<'a>(
+    item: &'a Item,
+    clients: &mut BTreeMap<Uuid, Work>,
+    ceiling: i32,
+    now: Timestamp,
+) -> Judged<'a> {
     let refused =
         |reason, detail: String| Judged::Refused(Cow::Owned(Refused::new(reason, detail)));
     let report = match &item.report {
@@ -190,6 +212,11 @@ fn judge<'a>(item: &'a Item, clients: &mut BTreeMap<Uuid, Work>, now: Timestamp)
     };
     if work.deleted {
         return Judged::Stale;
+    }
+    let highest = report.highest_update();
+    if highest > ceiling {
+        let detail = format!("update {highest} is far beyond the catalog");
+        return refused("UNKNOWN_UPDATE", detail);
     }
     match work.stream.take(report, now) {
         Taken::Stale => Judged::Stale,
@@ -232,7 +259,14 @@ async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> 
         trusted: item.trusted,
         client_id: item.client_id,
     };
-    quarantine::keep(db, &aside).await
+    if !quarantine::keep(db, &aside).await? {
+        metrics::counter!("muster_state_quarantine_overflow_total").increment(1);
+        tracing::error!(
+            origin = item.origin,
+            "the quarantine of this origin is full, only the hash is kept"
+        );
+    }
+    Ok(())
 }
 
 /// The reason as it is stored.

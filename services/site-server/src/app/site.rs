@@ -1,6 +1,7 @@
 //! What every use case works with.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicI32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(crate) struct Site {
     pub(crate) software_update_point: Channel,
     /// Needs of clients that the database has: most reports repeat them.
     pub(crate) known_needs: Mutex<HashSet<(i32, String)>>,
+    /// The highest number of an update in the catalog, as it was known last.
+    pub(crate) highest_update: AtomicI32,
     /// When distribution points were asked for what they said they have.
     pub(crate) content_checks: Checks,
     /// Wakes the task that distributes content.
@@ -90,6 +93,7 @@ impl Site {
             policies: PolicyCache::default(),
             rates: Rates::default(),
             known_needs: Mutex::default(),
+            highest_update: AtomicI32::new(0),
             content_checks: Checks::every(config.content_check_interval),
             content_wanted: Arc::default(),
             catalog_wanted: Arc::default(),

@@ -17,13 +17,16 @@ use super::names::cleaned;
 pub(crate) const MAX_REPORT: usize = 1024 * 1024;
 /// Most states of one topic other than compliance.
 const MAX_STATES: usize = 65_536;
+/// How far the numbers of updates in a report may be ahead of the site's catalog: more updates
+/// than any catalog gains between two looks at it.
+pub(crate) const MAX_AHEAD: i32 = 1_000_000;
 /// Longest text for people, in bytes.
 const MAX_DETAIL: usize = 1_024;
 /// Longest name of a package, host or kernel, in bytes.
 const MAX_WORD: usize = 255;
 
 /// Why a report goes to the quarantine.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{reason}: {detail}")]
 pub(crate) struct Refused {
     /// A stable word.
@@ -148,6 +151,15 @@ impl Report {
             + usize::from(self.restart.is_some())
             + usize::from(self.inventory.is_some())
             + usize::from(self.health.is_some())
+    }
+
+    /// The highest number of an update that it names anywhere; 0 when it names none.
+    pub(crate) fn highest_update(&self) -> i32 {
+        let states = self.compliance.states.iter();
+        let states = states.map(|(number, _)| i32::try_from(number.0).unwrap_or(i32::MAX));
+        let needs = self.needs.iter().map(|(number, _)| *number);
+        let enforcements = self.enforcements.iter().map(|state| state.update_no);
+        states.chain(needs).chain(enforcements).max().unwrap_or(0)
     }
 
     /// Opens an encoded report. A time that a broken clock made up is replaced by `received_at`:

@@ -158,6 +158,12 @@ impl Leaves {
     }
 }
 
+/// The highest number of an update in the catalog; 0 when it is empty.
+pub(crate) async fn highest_update(db: &impl GenericClient) -> Result<i32, Error> {
+    const SQL: &str = "SELECT COALESCE(max(update_no), 0) FROM updates";
+    Ok(super::query_one(db, SQL, &[]).await?.get(0))
+}
+
 /// Whether a deployment names one of these updates.
 pub(crate) async fn any_deployed(db: &impl GenericClient, updates: &[i32]) -> Result<bool, Error> {
     const SQL: &str = "

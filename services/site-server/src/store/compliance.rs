@@ -1,6 +1,6 @@
 //! `client_compliance`, `update_counters`, `update_leaf_needs`: the matrix, kept both ways.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::GenericClient;
 use muster_compliance::{Change, ClientStates};
@@ -124,19 +124,46 @@ pub(crate) async fn move_counters(
     Ok(())
 }
 
-/// Remembers which binary packages of updates some client needs.
+/// Needs of updates that the catalog does not have yet, at most.
+const MAX_EARLY_NEEDS: i64 = 100_000;
+
+/// Remembers which binary packages of updates some client needs: those that the catalog has, and
+/// a bounded number of those that it may get ([`forget_false_needs`] looks at them then). Returns
+/// which are in the database.
 pub(crate) async fn add_needs(
     db: &impl GenericClient,
     needs: &[&(i32, String)],
-) -> Result<(), Error> {
+) -> Result<BTreeSet<(i32, String)>, Error> {
     const SQL: &str = "
-        INSERT INTO update_leaf_needs (update_no, package)
-        SELECT * FROM unnest($1::int4[], $2::text[]) ORDER BY 1, 2 ON CONFLICT DO NOTHING";
+        WITH fresh AS (
+            SELECT * FROM unnest($1::int4[], $2::text[]) AS fresh (update_no, package)
+            WHERE EXISTS (SELECT FROM update_leaves l
+                          WHERE l.update_no = fresh.update_no AND l.package = fresh.package)
+               OR (NOT EXISTS (SELECT FROM updates u WHERE u.update_no = fresh.update_no)
+                   AND (SELECT count(*) FROM update_leaf_needs n WHERE NOT EXISTS (
+                            SELECT FROM updates u WHERE u.update_no = n.update_no)) < $3)),
+        added AS (
+            INSERT INTO update_leaf_needs (update_no, package)
+            SELECT update_no, package FROM fresh ORDER BY 1, 2
+            ON CONFLICT DO NOTHING RETURNING update_no, package)
+        SELECT update_no, package FROM added
+        UNION ALL
+        SELECT update_no, package FROM update_leaf_needs JOIN fresh USING (update_no, package)";
     if needs.is_empty() {
-        return Ok(());
+        return Ok(BTreeSet::new());
     }
     let numbers: Vec<i32> = needs.iter().map(|(number, _)| *number).collect();
     let packages: Vec<&str> = needs.iter().map(|(_, package)| package.as_str()).collect();
-    execute(db, SQL, &[&numbers, &packages]).await?;
-    Ok(())
+    let rows = query(db, SQL, &[&numbers, &packages, &MAX_EARLY_NEEDS]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Removes needs that came before their update did and name nothing in it; returns how many.
+pub(crate) async fn forget_false_needs(db: &impl GenericClient) -> Result<u64, Error> {
+    const SQL: &str = "
+        DELETE FROM update_leaf_needs n USING updates u
+        WHERE u.update_no = n.update_no AND NOT EXISTS (
+            SELECT FROM update_leaves l
+            WHERE l.update_no = n.update_no AND l.package = n.package)";
+    execute(db, SQL, &[]).await
 }

@@ -45,13 +45,32 @@ pub(crate) enum Selection {
     Reason(String),
 }
 
-/// Keeps bytes that could not be recorded. The same bytes from the same origin stay one row.
-pub(crate) async fn keep(db: &impl GenericClient, aside: &Aside<'_>) -> Result<(), Error> {
+/// Messages that are kept of one origin, and their bytes together.
+const MAX_MESSAGES: i64 = 1_000;
+const MAX_BYTES: i64 = 64 * 1024 * 1024;
+
+/// Keeps bytes that could not be recorded. The same bytes from the same origin stay one row. An
+/// origin that sent too many keeps only a count and the last hash of the rest: then `false`.
+pub(crate) async fn keep(db: &impl GenericClient, aside: &Aside<'_>) -> Result<bool, Error> {
     const SQL: &str = "
-        INSERT INTO quarantine AS held
-            (origin, reason, body, body_hash, whole_batch, trusted, client_id)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT (body_hash, origin) DO UPDATE SET attempts = held.attempts + 1";
+        WITH again AS (
+            UPDATE quarantine SET attempts = attempts + 1
+            WHERE body_hash = $4 AND origin = $1 RETURNING 1),
+        kept AS (
+            INSERT INTO quarantine AS held
+                (origin, reason, body, body_hash, whole_batch, trusted, client_id)
+            SELECT $1::text, $2::text, $3::bytea, $4::bytea, $5::boolean, $6::boolean, $7::uuid
+            FROM (SELECT count(*) AS messages, COALESCE(sum(length(body)), 0) AS bytes
+                  FROM quarantine WHERE origin = $1) AS sent
+            WHERE NOT EXISTS (SELECT FROM again)
+              AND sent.messages < $8 AND sent.bytes + length($3::bytea) <= $9
+            ON CONFLICT (body_hash, origin) DO UPDATE SET attempts = held.attempts + 1
+            RETURNING 1)
+        INSERT INTO quarantine_overflow AS held (origin, messages, last_hash, last_reason)
+        SELECT $1::text, 1, $4::bytea, $2::text
+        WHERE NOT EXISTS (SELECT FROM again) AND NOT EXISTS (SELECT FROM kept)
+        ON CONFLICT (origin) DO UPDATE SET (messages, last_hash, last_reason, last_at) =
+            (held.messages + 1, excluded.last_hash, excluded.last_reason, now())";
     let hash = Sha256::digest(aside.body);
     let params: super::Params<'_> = &[
         &aside.origin,
@@ -61,9 +80,10 @@ pub(crate) async fn keep(db: &impl GenericClient, aside: &Aside<'_>) -> Result<(
         &aside.whole_batch,
         &aside.trusted,
         &aside.client_id,
+        &MAX_MESSAGES,
+        &MAX_BYTES,
     ];
-    execute(db, SQL, params).await?;
-    Ok(())
+    Ok(execute(db, SQL, params).await? == 0)
 }
 
 /// A message that was tried again stays, with the reason of this time.

@@ -2,6 +2,7 @@
 //! certificates, over AMQP as a management point would publish.
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking
 
+mod bounds;
 mod catalog;
 mod clients;
 mod content;
