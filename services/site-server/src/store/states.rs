@@ -43,6 +43,18 @@ impl Fresh {
         let row = |(no, client): (&i32, &'a Client)| Some((*no, client.epoch, pick(client)?));
         self.clients.iter().filter_map(row).collect()
     }
+
+    fn rows_of<'a, K: 'a, T: 'a>(
+        &'a self,
+        pick: impl Fn(&'a Client) -> &'a BTreeMap<K, T>,
+    ) -> Vec<(i32, i32, &'a T)> {
+        let of_client = |(no, client): (&i32, &'a Client)| {
+            let (no, epoch) = (*no, client.epoch);
+            let states = pick(client).values();
+            states.map(move |state| (no, epoch, state))
+        };
+        self.clients.iter().flat_map(of_client).collect()
+    }
 }
 
 /// Writes all of it, in the order of the tables.
@@ -112,16 +124,7 @@ async fn keep_enforcements(db: &impl GenericClient, fresh: &Fresh) -> Result<(),
             (excluded.state, excluded.error_code, excluded.detail, excluded.epoch,
              excluded.serial, excluded.changed_at)
         WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
-    let rows: Vec<(i32, i32, &Enforcement)> = fresh
-        .clients
-        .iter()
-        .flat_map(|(no, client)| {
-            client
-                .enforcements
-                .values()
-                .map(|state| (*no, client.epoch, state))
-        })
-        .collect();
+    let rows = fresh.rows_of(|client| &client.enforcements);
     if rows.is_empty() {
         return Ok(());
     }
@@ -165,16 +168,7 @@ async fn keep_deployments(db: &impl GenericClient, fresh: &Fresh) -> Result<(), 
             (excluded.compliance, excluded.enforcement, excluded.evaluation, excluded.error_code,
              excluded.detail, excluded.epoch, excluded.serial, excluded.changed_at)
         WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
-    let rows: Vec<(i32, i32, &DeploymentState)> = fresh
-        .clients
-        .iter()
-        .flat_map(|(no, client)| {
-            client
-                .deployments
-                .values()
-                .map(|state| (*no, client.epoch, state))
-        })
-        .collect();
+    let rows = fresh.rows_of(|client| &client.deployments);
     if rows.is_empty() {
         return Ok(());
     }
