@@ -7,7 +7,8 @@ use muster_proto::{convert, deployment as pb};
 use super::{Error, Site, manage_collections, manage_update_lists};
 use crate::domain::names;
 use crate::domain::page::Page;
-use crate::store::{deployments, packages, sites};
+use crate::store::packages::{self, Missing};
+use crate::store::{deployments, sites};
 
 /// More updates in a deployment, or deployments on a machine, make a warning (semantics.md 1).
 const RECOMMENDED_UPDATES: usize = 100;
@@ -55,8 +56,17 @@ pub(crate) async fn create_deployment(
             "a deployment needs at least one update",
         ));
     }
-    if let Some((package, version, why)) = packages::first_missing(&tx, &updates).await? {
-        let message = format!("{package} {version} is on no distribution point: {why}");
+    if let Some(missing) = packages::first_missing(&tx, &updates).await? {
+        let message = match missing {
+            Missing::Package { update_no } => {
+                format!("update {update_no} has no content: create a package for it first")
+            }
+            Missing::File {
+                package,
+                version,
+                why,
+            } => format!("{package} {version} is on no distribution point: {why}"),
+        };
         return Err(Error::conflict("NO_CONTENT", message));
     }
     let new = deployments::New {

@@ -289,23 +289,38 @@ pub(crate) async fn keep_published(
     Ok(())
 }
 
-/// The first file that an update needs and no distribution point offers: package, its version,
-/// and why.
+/// What keeps an update from being deployed.
+#[derive(Debug)]
+pub(crate) enum Missing {
+    /// No package has the update.
+    Package { update_no: i32 },
+    /// A file that a client needs is on no distribution point.
+    File {
+        package: String,
+        version: String,
+        why: String,
+    },
+}
+
+/// The first thing that is missing of these updates; what only an administrator can mend comes
+/// first.
 pub(crate) async fn first_missing(
     db: &impl GenericClient,
     updates: &[i32],
-) -> Result<Option<(String, String, String)>, Error> {
+) -> Result<Option<Missing>, Error> {
     const SQL: &str = "
-        SELECT l.package, l.version,
+        SELECT l.update_no, l.package, l.version,
+               NOT EXISTS (SELECT FROM package_updates p WHERE p.update_no = l.update_no)
+                   AS unpackaged,
                CASE WHEN NOT EXISTS (SELECT FROM package_files p WHERE p.sha256 = l.sha256)
-                    THEN 'it is in no package'
+                    THEN 'it is in no package yet'
                     WHEN NOT EXISTS (SELECT FROM published_suites s JOIN updates u
                          ON u.update_no = l.update_no AND s.suite = u.suite
                          AND s.archive_uri = rtrim(l.archive_uri, '/'))
                     THEN 'its suite is not published yet'
                     ELSE COALESCE((SELECT NULLIF(s.detail, '') FROM distribution_states s
                                    WHERE s.sha256 = l.sha256 LIMIT 1), 'its transfer is under way')
-               END
+               END AS why
         FROM update_leaves l
         JOIN update_leaf_needs n ON n.update_no = l.update_no AND n.package = l.package
         WHERE l.update_no = ANY ($1)
@@ -314,9 +329,21 @@ pub(crate) async fn first_missing(
                    AND EXISTS (SELECT FROM published_suites s JOIN updates u
                                ON u.update_no = l.update_no AND s.suite = u.suite
                                AND s.archive_uri = rtrim(l.archive_uri, '/')))
-        ORDER BY l.update_no, l.leaf_no LIMIT 1";
-    let row = query_opt(db, SQL, &[&updates]).await?;
-    Ok(row.map(|row| (row.get(0), row.get(1), row.get(2))))
+        ORDER BY unpackaged DESC, l.update_no, l.leaf_no LIMIT 1";
+    let missing = |row: Row| {
+        if row.get("unpackaged") {
+            Missing::Package {
+                update_no: row.get("update_no"),
+            }
+        } else {
+            Missing::File {
+                package: row.get("package"),
+                version: row.get("version"),
+                why: row.get("why"),
+            }
+        }
+    };
+    Ok(query_opt(db, SQL, &[&updates]).await?.map(missing))
 }
 
 /// Number of a package, by name or by id as text.

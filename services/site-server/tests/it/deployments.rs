@@ -138,7 +138,7 @@ async fn a_deployment_goes_from_what_clients_need_to_what_they_installed() {
     assert_eq!(early.code(), Code::FailedPrecondition);
     assert_eq!(status::reason(&early).as_deref(), Some("NO_CONTENT"));
     assert!(
-        early.message().contains("in no package"),
+        early.message().contains("has no content: create a package"),
         "{}",
         early.message()
     );
