@@ -2,11 +2,11 @@
 
 use deadpool_postgres::GenericClient;
 use muster_proto::catalog as pb;
-use prost::Message;
 
 use super::{Error, Site, manage_clients};
 use crate::domain::names;
 use crate::domain::page::Page;
+use crate::domain::update_page::UpdatePage;
 use crate::store::{update_lists, updates};
 
 /// Most updates in a list, a package or a deployment (semantics.md 2.11).
@@ -45,13 +45,7 @@ async fn summaries(
         required_in: None,
         numbers: Some(numbers),
     };
-    let page = Page {
-        limit: i64::try_from(MAX_UPDATES).unwrap_or(1_000),
-        offset: 0,
-    };
-    Ok(updates::list(db, &filter, pb::UpdateSort::Number, page)
-        .await?
-        .0)
+    updates::list(db, &filter, &UpdatePage::first(MAX_UPDATES as i64)).await
 }
 
 /// One page of updates.
@@ -59,11 +53,15 @@ pub(crate) async fn list_updates(
     site: &Site,
     request: &pb::ListUpdatesRequest,
 ) -> Result<pb::ListUpdatesResponse, Error> {
-    let page = Page::read(request.page_size, &request.page_token)?;
+    let page = UpdatePage::read(request.page_size, request.sort(), &request.page_token)?;
     let db = site.db().await?;
     let filter = filter(&db, request.filter.as_ref()).await?;
-    let (mut found, total) = updates::list(&db, &filter, request.sort(), page).await?;
-    let next_page_token = page.fit(&mut found, Message::encoded_len);
+    let mut found = updates::list(&db, &filter, &page).await?;
+    let total = match page.total {
+        Some(total) => total,
+        None => updates::count(&db, &filter).await?,
+    };
+    let next_page_token = page.fit(&mut found, total);
     Ok(pb::ListUpdatesResponse {
         updates: found,
         next_page_token,
@@ -162,12 +160,10 @@ pub(crate) async fn create_update_list(
         (None, false) => checked(&tx, &request.update_numbers).await?,
         (Some(_), true) => {
             let filter = filter(&tx, request.filter.as_ref()).await?;
-            let page = Page {
-                limit: i64::try_from(MAX_UPDATES).unwrap_or(1_000),
-                offset: 0,
-            };
-            let (found, total) = updates::list(&tx, &filter, pb::UpdateSort::Number, page).await?;
+            let page = UpdatePage::first(MAX_UPDATES as i64);
+            let found = updates::list(&tx, &filter, &page).await?;
             if found.len() > MAX_UPDATES {
+                let total = updates::count(&tx, &filter).await?;
                 let message =
                     format!("the filter finds {total} updates, {MAX_UPDATES} are allowed");
                 return Err(Error::invalid("TOO_MANY_UPDATES", message));

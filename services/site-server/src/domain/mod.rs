@@ -1,8 +1,10 @@
 //! Rules only the site server has: pure functions, time comes in as an argument.
 
+pub(crate) mod facts;
 pub(crate) mod names;
 pub(crate) mod page;
 pub(crate) mod policy;
 pub(crate) mod report;
 pub(crate) mod stream;
 pub(crate) mod suite;
+pub(crate) mod update_page;

@@ -56,23 +56,29 @@ impl Page {
     /// As [`Page::cut`], and shorter when the rows would not fit into one message; the next page
     /// then begins earlier.
     pub(crate) fn fit<T>(&self, rows: &mut Vec<T>, bytes: impl Fn(&T) -> usize) -> String {
-        let token = self.cut(rows);
-        let mut sum = 0;
-        let fitting = rows
-            .iter()
-            .take_while(|row| {
-                sum += bytes(row);
-                sum <= MAX_BYTES
-            })
-            .count();
-        if fitting == rows.len() {
-            return token;
+        if !fitting(rows, self.limit, bytes) {
+            return String::new();
         }
-        // A row that is too long by itself is still a page: nobody must wait in front of it.
-        let kept = fitting.max(1);
-        rows.truncate(kept);
-        (self.offset + i64::try_from(kept).unwrap_or(1)).to_string()
+        let kept = i64::try_from(rows.len()).unwrap_or(self.limit);
+        (self.offset + kept).to_string()
     }
+}
+
+/// Keeps at most `limit` rows, and no more than fit into one message. Says whether some were left
+/// for the next page.
+pub(super) fn fitting<T>(rows: &mut Vec<T>, limit: i64, bytes: impl Fn(&T) -> usize) -> bool {
+    let (all, mut sum) = (rows.len(), 0);
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let fitting = rows
+        .iter()
+        .take_while(|row| {
+            sum += bytes(row);
+            sum <= MAX_BYTES
+        })
+        .count();
+    // A row that is too long by itself is still a page: nobody must wait in front of it.
+    rows.truncate(fitting.max(1));
+    rows.len() < all
 }
 
 #[cfg(test)]

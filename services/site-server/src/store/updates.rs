@@ -3,14 +3,18 @@
 use std::sync::LazyLock;
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use muster_proto::catalog as pb;
+use serde_json::{Value, json};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::collections::ALL_SYSTEMS;
-use super::{large, number, query, query_opt, time};
+use super::{execute, large, number, query, query_opt, time};
 use crate::app::Error;
+use crate::domain::facts::Facts;
 use crate::domain::names::cleaned;
-use crate::domain::page::Page;
+use crate::domain::update_page::{Key, UpdatePage};
 
 /// Which updates; the collection of the filter comes as its number.
 #[derive(Debug, Clone, Default)]
@@ -24,25 +28,16 @@ pub(crate) struct Filter {
 /// Bytes of a description that lists show; [`description`] has all of it.
 const IN_LISTS: usize = 256;
 
-/// One row per update. A client whose catalog is older than the update has no data for it:
-/// `informed` counts those that have.
-const COLUMNS: &str = "
-    WITH fleet AS (SELECT count(*)::int4 AS clients FROM clients WHERE deleted_at IS NULL),
-    generations AS (
-        SELECT catalog_generation, count(*)::int4 AS clients FROM client_compliance GROUP BY 1)
-    SELECT u.*, COALESCE(k.installed, 0) AS installed, COALESCE(k.required, 0) AS required,
-           COALESCE(k.unknown, 0) AS unknown, fleet.clients,
-           (SELECT COALESCE(sum(g.clients), 0)::int4 FROM generations g
-            WHERE g.catalog_generation >= u.first_generation) AS informed,
-           count(*) OVER ()::int4 AS total
-    FROM updates u CROSS JOIN fleet LEFT JOIN update_counters k USING (update_no)
+/// Which updates a filter finds.
+const MATCHING: &str = "
+    FROM updates u LEFT JOIN update_counters k USING (update_no)
     WHERE (cardinality($1::int2[]) = 0 OR u.classification = ANY ($1))
       AND ($2 = '' OR u.product = $2)
       AND ($3 = '' OR u.suite = $3)
       AND ($4 = '' OR u.source_package = $4)
       AND ($5 = '' OR starts_with(u.source_package, $5))
       AND (NOT $6 OR k.required > 0)
-      AND ($7 OR cardinality(u.superseded_by) = 0)
+      AND ($7 OR u.superseded_by = '{}')
       AND ($8 OR NOT u.expired)
       AND ($9 = '' OR $9 = ANY (u.cve_ids))
       AND ($10::int4 IS NULL OR u.update_no IN (
@@ -51,55 +46,88 @@ const COLUMNS: &str = "
                  WHERE m.collection_no = $10 AND m.client_no = cc.client_no)))
       AND ($12::int4[] IS NULL OR u.update_no = ANY ($12)) ";
 
-const PAGE: &str = " LIMIT $13 OFFSET $14";
+/// One row per update of the page. What is the same for all of them is counted once. A client whose catalog is older than the update has no data
+/// for it: `informed` counts those that have.
+const COLUMNS: &str = "
+    fleet AS MATERIALIZED (SELECT count(*)::int4 AS clients FROM clients WHERE deleted_at IS NULL),
+    generations AS MATERIALIZED (
+        SELECT catalog_generation, count(*)::int4 AS clients FROM client_compliance GROUP BY 1)
+    SELECT u.update_no, u.update_id, u.revision, u.generation, u.title,
+           left(u.description, 256) AS description, u.classification, u.severity, u.product,
+           u.suite, u.source_package, u.source_version, u.cve_ids, u.released_at, u.supersedes,
+           u.superseded_by, u.expired, u.expired_at, u.max_run_time_minutes,
+           u.needs_exclusive_handling,
+           page.required, COALESCE(k.installed, 0) AS installed, COALESCE(k.unknown, 0) AS unknown,
+           fleet.clients,
+           (SELECT COALESCE(sum(g.clients), 0)::int4 FROM generations g
+            WHERE g.catalog_generation >= u.first_generation) AS informed
+    FROM page JOIN updates u USING (update_no) LEFT JOIN update_counters k USING (update_no)
+    CROSS JOIN fleet ";
+
+/// A page is chosen by its narrow keys first; only its rows are read in full.
+fn statement(behind: &str, order: &str) -> String {
+    format!(
+        "WITH page AS MATERIALIZED (
+             SELECT u.update_no, COALESCE(k.required, 0) AS required {MATCHING}
+               AND ($14::int4 IS NULL OR {behind}) ORDER BY {order} LIMIT $13),
+         {COLUMNS} ORDER BY {order}"
+    )
+}
 
 static BY_NUMBER: LazyLock<String> =
-    LazyLock::new(|| [COLUMNS, "ORDER BY u.update_no", PAGE].concat());
-static BY_REQUIRED: LazyLock<String> =
-    LazyLock::new(|| [COLUMNS, "ORDER BY required DESC, u.update_no", PAGE].concat());
-static BY_RELEASED: LazyLock<String> = LazyLock::new(|| {
-    [
-        COLUMNS,
-        "ORDER BY u.released_at DESC NULLS LAST, u.update_no DESC",
-        PAGE,
-    ]
-    .concat()
+    LazyLock::new(|| statement("u.update_no > $14", "u.update_no"));
+static BY_REQUIRED: LazyLock<String> = LazyLock::new(|| {
+    statement(
+        "(-COALESCE(k.required, 0), u.update_no) > (-$15::int4, $14)",
+        "COALESCE(k.required, 0) DESC, u.update_no",
+    )
 });
-static BY_SOURCE: LazyLock<String> =
-    LazyLock::new(|| [COLUMNS, "ORDER BY u.source_package, u.update_no", PAGE].concat());
+static BY_RELEASED: LazyLock<String> = LazyLock::new(|| {
+    statement(
+        "(COALESCE(u.released_at, '-infinity'), u.update_no)
+             < (COALESCE($15::timestamptz, '-infinity'), $14)",
+        "COALESCE(u.released_at, '-infinity') DESC, u.update_no DESC",
+    )
+});
+static BY_SOURCE: LazyLock<String> = LazyLock::new(|| {
+    statement(
+        "(u.source_package, u.update_no) > ($15::text, $14)",
+        "u.source_package, u.update_no",
+    )
+});
+static COUNT: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT count(*)::int4 AS total {MATCHING}"));
 
-/// Updates with their counts, and how many there are in all.
-pub(crate) async fn list(
-    db: &impl GenericClient,
-    filter: &Filter,
-    sort: pb::UpdateSort,
-    page: Page,
-) -> Result<(Vec<pb::UpdateSummary>, u32), Error> {
-    let sql = match sort {
-        pb::UpdateSort::Unspecified | pb::UpdateSort::Number => &BY_NUMBER,
-        pb::UpdateSort::RequiredDescending => &BY_REQUIRED,
-        pb::UpdateSort::ReleasedDescending => &BY_RELEASED,
-        pb::UpdateSort::SourcePackage => &BY_SOURCE,
-    };
-    let wire = &filter.wire;
-    let classifications: Vec<i16> = wire
-        .classifications
-        .iter()
-        .filter_map(|id| i16::try_from(*id).ok())
-        .collect();
-    let (exact, prefix) = match wire.source_package.strip_suffix('*') {
-        Some(prefix) => ("", prefix),
-        None => (wire.source_package.as_str(), ""),
-    };
-    let rows = query(
-        db,
-        sql,
-        &[
-            &classifications,
+/// A filter as the statements take it.
+struct Columns<'a> {
+    classifications: Vec<i16>,
+    exact: &'a str,
+    prefix: &'a str,
+}
+
+impl<'a> Columns<'a> {
+    fn of(filter: &'a Filter) -> Self {
+        let wire = &filter.wire;
+        let (exact, prefix) = match wire.source_package.strip_suffix('*') {
+            Some(prefix) => ("", prefix),
+            None => (wire.source_package.as_str(), ""),
+        };
+        let numbers = wire.classifications.iter();
+        Self {
+            classifications: numbers.filter_map(|id| i16::try_from(*id).ok()).collect(),
+            exact,
+            prefix,
+        }
+    }
+
+    fn params<'b>(&'b self, filter: &'b Filter) -> Vec<&'b (dyn ToSql + Sync)> {
+        let wire = &filter.wire;
+        vec![
+            &self.classifications,
             &wire.product,
             &wire.suite,
-            &exact,
-            &prefix,
+            &self.exact,
+            &self.prefix,
             &wire.required_only,
             &wire.include_superseded,
             &wire.include_expired,
@@ -107,13 +135,84 @@ pub(crate) async fn list(
             &filter.required_in,
             &ALL_SYSTEMS,
             &filter.numbers,
-            &page.probe(),
-            &page.offset,
-        ],
-    )
-    .await?;
-    let total = rows.first().map_or(0, |row| number(row, "total"));
-    Ok((rows.iter().map(summary).collect(), total))
+        ]
+    }
+}
+
+/// Updates with their counts: those of the page, and one more when another page follows.
+pub(crate) async fn list(
+    db: &impl GenericClient,
+    filter: &Filter,
+    page: &UpdatePage,
+) -> Result<Vec<pb::UpdateSummary>, Error> {
+    let columns = Columns::of(filter);
+    let mut params = columns.params(filter);
+    let (limit, number) = (page.probe(), page.after.as_ref().map(|place| place.number));
+    params.extend([&limit as &(dyn ToSql + Sync), &number]);
+    let (mut required, mut released, mut source) = (0, None::<Timestamp>, "");
+    match page.after.as_ref().map(|place| &place.key) {
+        Some(Key::Required(count)) => required = *count,
+        Some(Key::Released(at)) => released = *at,
+        Some(Key::Source(name)) => source = name,
+        Some(Key::Number) | None => {}
+    }
+    let sql = match page.sort {
+        pb::UpdateSort::Unspecified | pb::UpdateSort::Number => &BY_NUMBER,
+        pb::UpdateSort::RequiredDescending => {
+            params.push(&required);
+            &BY_REQUIRED
+        }
+        pb::UpdateSort::ReleasedDescending => {
+            params.push(&released);
+            &BY_RELEASED
+        }
+        pb::UpdateSort::SourcePackage => {
+            params.push(&source);
+            &BY_SOURCE
+        }
+    };
+    Ok(query(db, sql, &params).await?.iter().map(summary).collect())
+}
+
+/// How many updates a filter finds.
+pub(crate) async fn count(db: &impl GenericClient, filter: &Filter) -> Result<u32, Error> {
+    let columns = Columns::of(filter);
+    let row = super::query_one(db, &COUNT, &columns.params(filter)).await?;
+    Ok(number(&row, "total"))
+}
+
+/// Adds what files say to the updates they belong to: ids are united, the higher severity counts.
+/// What the catalog says of either replaces it, see `catalog::keep`.
+pub(crate) async fn learn(db: &impl GenericClient, facts: &[Facts]) -> Result<u64, Error> {
+    const SQL: &str = "
+        WITH said AS (
+            SELECT decode(sha256, 'hex') AS sha256, severity, cve_ids
+            FROM jsonb_to_recordset($1) AS said (sha256 text, severity int2, cve_ids text[])),
+        merged AS (
+            SELECT l.update_no, max(s.severity) AS severity,
+                   COALESCE(array_agg(DISTINCT c.id) FILTER (WHERE c.id IS NOT NULL), '{}') AS ids
+            FROM said s JOIN update_leaves l USING (sha256)
+            LEFT JOIN LATERAL unnest(s.cve_ids) AS c (id) ON true
+            GROUP BY l.update_no)
+        UPDATE updates u SET
+            severity = GREATEST(u.severity, m.severity),
+            cve_ids = ARRAY(
+                SELECT id FROM (SELECT DISTINCT unnest(u.cve_ids || m.ids) AS id) AS every
+                ORDER BY left(id, 8), length(id), id)
+        FROM merged m
+        WHERE u.update_no = m.update_no
+          AND (u.severity < m.severity OR NOT u.cve_ids @> m.ids)";
+    if facts.is_empty() {
+        return Ok(0);
+    }
+    let rows = facts.iter().map(|facts| {
+        json!({
+            "sha256": hex::encode(&facts.sha256),
+            "severity": facts.severity as i32,
+            "cve_ids": facts.cve_ids,
+        })
+    });
+    execute(db, SQL, &[&Value::Array(rows.collect())]).await
 }
 
 fn summary(row: &Row) -> pb::UpdateSummary {
