@@ -9,9 +9,10 @@ use muster_proto::content as pb;
 use muster_runtime::grpc::Channel;
 
 use super::{Error, Site};
+use crate::domain::facts::Facts;
 use crate::domain::suite;
 use crate::store::packages::{self, Moved};
-use crate::store::sites;
+use crate::store::{sites, updates};
 
 /// Files asked for in one call.
 const CHUNK: usize = 500;
@@ -228,12 +229,14 @@ async fn ask(channel: &Channel, files: &[FileRef]) -> Result<Vec<pb::FileStatus>
     Ok(response.map_err(Error::service(ROLE))?.into_inner().files)
 }
 
-/// Notes how far files are. What clients may be told changes in the same transaction, so that no
+/// Notes how far files are, and what they say of their updates. What clients may be told changes in the same transaction, so that no
 /// later failure can keep it from them.
 async fn note(site: &Site, address: &str, states: &[pb::FileStatus]) -> Result<Moved, Error> {
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let moved = packages::keep_states(&tx, address, states).await?;
+    let facts: Vec<Facts> = states.iter().filter_map(Facts::of).collect();
+    updates::learn(&tx, &facts).await?;
     if moved != Moved::default() {
         sites::raise_policy_revision(&tx).await?;
     }

@@ -13,7 +13,8 @@ use crate::domain::names::cleaned;
 const MAX_TEXT: usize = 16 * 1024;
 
 /// Keeps updates that are new or newer than what is held, with their leaves. One statement per
-/// table for the whole batch; repeating changes nothing.
+/// table for the whole batch; repeating changes nothing. Where the catalog is silent about severity
+/// and CVE ids, what packages said stays (`updates::learn`).
 pub(crate) async fn keep(db: &impl GenericClient, updates: &[pb::Update]) -> Result<(), Error> {
     const UPDATES: &str = "
         INSERT INTO updates AS held
@@ -36,8 +37,10 @@ pub(crate) async fn keep(db: &impl GenericClient, updates: &[pb::Update]) -> Res
              product, suite, source_package, source_version, cve_ids, released_at, supersedes,
              superseded_by, expired, expired_at, max_run_time_minutes, needs_exclusive_handling) =
             (excluded.update_id, excluded.revision, excluded.generation, excluded.title,
-             excluded.description, excluded.classification, excluded.severity, excluded.product,
-             excluded.suite, excluded.source_package, excluded.source_version, excluded.cve_ids,
+             excluded.description, excluded.classification,
+             CASE excluded.severity WHEN 0 THEN held.severity ELSE excluded.severity END,
+             excluded.product, excluded.suite, excluded.source_package, excluded.source_version,
+             CASE excluded.cve_ids WHEN '{}' THEN held.cve_ids ELSE excluded.cve_ids END,
              excluded.released_at, excluded.supersedes, excluded.superseded_by, excluded.expired,
              excluded.expired_at, excluded.max_run_time_minutes,
              excluded.needs_exclusive_handling)

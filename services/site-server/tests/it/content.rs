@@ -1,5 +1,7 @@
 //! What distribution points have, refuse and lose.
 
+use muster_proto::catalog as cat;
+use muster_proto::catalog::update_service_client::UpdateServiceClient;
 use muster_proto::content::package_service_client::PackageServiceClient;
 use muster_proto::content::{CreatePackageRequest, DeletePackageRequest};
 use muster_testkit::eventually;
@@ -65,4 +67,52 @@ async fn what_a_distribution_point_lost_is_fetched_again_and_hidden_meanwhile() 
         world.published.contains("bookworm-security"),
         "suites are published again"
     );
+}
+
+async fn with_cve(site: &Site, cve: &str) -> Vec<cat::Update> {
+    let filter = cat::UpdateFilter {
+        cve_id: cve.into(),
+        ..Default::default()
+    };
+    let request = cat::ListUpdatesRequest {
+        filter: Some(filter),
+        ..Default::default()
+    };
+    let mut updates = UpdateServiceClient::new(site.channel("administrator"));
+    let found = updates.list_updates(request).await.unwrap().into_inner();
+    let update = |found: cat::UpdateSummary| found.update.unwrap();
+    found.updates.into_iter().map(update).collect()
+}
+
+#[tokio::test]
+async fn what_packages_say_is_known_of_their_updates_and_outlives_a_silent_catalog() {
+    let site = with_catalog().await;
+    let ids = ["CVE-2025-9230", "CVE-2025-10000", "no id"];
+    site.others.world.lock().unwrap().says = (ids.map(str::to_owned).into(), "high".to_owned());
+    assert!(with_cve(&site, ids[0]).await.is_empty());
+    package_of_bash(&site, "Files").await;
+    eventually(async || with_cve(&site, ids[0]).await.len() == 1).await;
+    let learned = &with_cve(&site, ids[1]).await[0];
+    assert_eq!(learned.update_no, BASH);
+    assert_eq!(learned.severity(), cat::Severity::Important);
+    let own = format!("CVE-2026-{BASH:04}");
+    assert_eq!(learned.cve_ids, [ids[0], ids[1], own.as_str()]);
+
+    // A catalog that does not know of ids does not take them away; one that does is right.
+    let again = async |generation, ids: &[&str]| {
+        let mut next = crate::roles::update(BASH, "bash", &["bash"]);
+        next.generation = generation;
+        next.cve_ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        site.others.world.lock().unwrap().catalog.push(next);
+        let known = "SELECT generation FROM catalog_state";
+        eventually(async || site.count(known).await == i64::try_from(generation).unwrap()).await;
+    };
+    again(2, &[]).await;
+    let kept = &with_cve(&site, ids[0]).await[0];
+    assert_eq!(
+        (kept.generation, kept.severity()),
+        (2, cat::Severity::Important)
+    );
+    again(3, &["CVE-2027-0001"]).await;
+    assert_eq!(with_cve(&site, "CVE-2027-0001").await[0].cve_ids.len(), 1);
 }

@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) asked: BTreeMap<Vec<u8>, u32>,
     pub(crate) published: BTreeSet<String>,
     pub(crate) removed: BTreeSet<Vec<u8>>,
+    /// What every file says: CVE ids, and how urgent its update is.
+    pub(crate) says: (Vec<String>, String),
     /// The distribution point refuses to fetch.
     pub(crate) refuses: bool,
 }
@@ -223,6 +225,7 @@ impl ContentService for Content {
         if world.refuses {
             return Err(Status::unavailable("no files today"));
         }
+        let says = world.says.clone();
         let status = |file: &cat::FileRef| {
             let asked = world.asked.entry(file.sha256.to_vec()).or_default();
             *asked += 1;
@@ -235,6 +238,8 @@ impl ContentService for Content {
                 sha256: file.sha256.clone(),
                 state: state.into(),
                 bytes_fetched: u64::from(*asked) * 500,
+                cve_ids: says.0.clone(),
+                urgency: says.1.clone(),
                 ..Default::default()
             }
         };
