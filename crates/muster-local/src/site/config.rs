@@ -188,4 +188,117 @@ mod tests {
         assert_eq!(table["e"]["f"]["g"][0].as_str(), Some("x"));
         assert!(set(&mut table, "a.b", 1).is_err());
     }
+
+    fn documented(service: Service) -> Table {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/config");
+        let file = std::path::Path::new(folder)
+            .join(service.name())
+            .with_extension("toml");
+        fs::read_to_string(file).unwrap().parse().unwrap()
+    }
+
+    fn value<'a>(table: &'a Table, key: &str) -> &'a Value {
+        let mut keys = key.split('.');
+        let first = table.get(keys.next().unwrap());
+        keys.fold(first, |value, key| match key.parse::<usize>() {
+            Ok(index) => value?.get(index),
+            Err(_) => value?.get(key),
+        })
+        .unwrap_or_else(|| panic!("{key} is not documented"))
+    }
+
+    fn port(table: &Table, key: &str) -> u16 {
+        let address = value(table, key).as_str().unwrap();
+        let address = address.parse::<std::net::SocketAddr>().unwrap();
+        address.port()
+    }
+
+    #[test]
+    fn the_documented_files_describe_one_site() {
+        let [site, management, update, distribution] = [
+            Service::SiteServer,
+            Service::ManagementPoint,
+            Service::SoftwareUpdatePoint,
+            Service::DistributionPoint,
+        ]
+        .map(documented);
+        // Who names whom, and where that one listens.
+        for (table, key, host, of, listen) in [
+            (&management, "site_server", "site-server", &site, "listen"),
+            (
+                &site,
+                "roles.management_points.0",
+                "management-point",
+                &management,
+                "listen",
+            ),
+            (
+                &site,
+                "roles.software_update_point",
+                "software-update-point",
+                &update,
+                "listen",
+            ),
+            (
+                &site,
+                "roles.software_update_points.0",
+                "software-update-point",
+                &update,
+                "listen",
+            ),
+            (
+                &site,
+                "roles.distribution_points.0.grpc",
+                "distribution-point",
+                &distribution,
+                "listen",
+            ),
+            (
+                &site,
+                "roles.distribution_points.0.content",
+                "distribution-point",
+                &distribution,
+                "content_listen",
+            ),
+        ] {
+            let wanted = format!("https://{host}:{}", port(of, listen));
+            assert_eq!(value(table, key).as_str(), Some(&*wanted), "{key}");
+        }
+        assert_eq!(
+            value(&site, "rabbitmq.uri"),
+            value(&management, "rabbitmq.uri")
+        );
+        assert_eq!(
+            value(&site, "state_shards"),
+            value(&management, "state_shards")
+        );
+        let mut ports = vec![port(&distribution, "content_listen")];
+        for (service, table) in [
+            (Service::SiteServer, &site),
+            (Service::ManagementPoint, &management),
+            (Service::SoftwareUpdatePoint, &update),
+            (Service::DistributionPoint, &distribution),
+        ] {
+            ports.extend(["listen", "admin.listen"].map(|key| port(table, key)));
+            assert_eq!(value(table, "site_code"), value(&site, "site_code"));
+            let name = service.name();
+            for tls in ["tls", "rabbitmq.tls"] {
+                if tls == "tls" || table.contains_key("rabbitmq") {
+                    for (key, file) in [
+                        ("ca", "ca.pem".to_owned()),
+                        ("cert", format!("{name}.pem")),
+                        ("key", format!("{name}.key")),
+                    ] {
+                        let wanted = format!("/etc/muster/tls/{file}");
+                        let found = value(table, &format!("{tls}.{key}")).as_str();
+                        assert_eq!(found, Some(&*wanted), "{name} {tls}");
+                    }
+                }
+            }
+        }
+        let count = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), count, "every port is used once: {ports:?}");
+    }
 }
