@@ -30,6 +30,11 @@ pub(crate) async fn create_package(
         .await
         .map_err(|error| error.taken("package", &name))?;
     packages::derive_files(&tx).await?;
+    let (with_new_names, example) = if request.all_leaves {
+        (0, None)
+    } else {
+        packages::new_names(&tx, &updates).await?
+    };
     let package = packages::show(&tx, number).await?;
     tx.commit().await?;
     site.content_wanted.notify_one();
@@ -54,6 +59,12 @@ pub(crate) async fn create_package(
             "no client has said that it needs a file of these updates: files follow when one does"
                 .to_owned(),
         );
+    }
+    if let Some(example) = example {
+        warnings.push(format!(
+            "new packages that no client asked for, such as {example}, in {with_new_names} of the \
+             updates: use all_leaves when installs fail with 102"
+        ));
     }
     if site.distribution_points.is_empty() {
         warnings.push("the site has no distribution point".to_owned());

@@ -54,6 +54,27 @@ pub(crate) async fn derive_files(db: &impl GenericClient) -> Result<u64, Error> 
     execute(db, MEMBERS, &[]).await
 }
 
+/// Updates with leaves that nobody asked for although installs may need them: their names are new,
+/// as those of each new kernel are, so that no client has an older one to replace. How many
+/// updates, and the name of one such leaf.
+pub(crate) async fn new_names(
+    db: &impl GenericClient,
+    updates: &[i32],
+) -> Result<(i64, Option<String>), Error> {
+    const SQL: &str = "
+        SELECT count(DISTINCT u.update_no), min(l.package)
+        FROM updates u JOIN update_leaves l USING (update_no)
+        WHERE u.update_no = ANY ($1)
+          AND EXISTS (SELECT FROM update_leaf_needs n WHERE n.update_no = u.update_no)
+          AND NOT EXISTS (SELECT FROM update_leaf_needs n
+                          WHERE n.update_no = u.update_no AND n.package = l.package)
+          AND EXISTS (SELECT FROM update_leaves o WHERE o.update_no = ANY (u.supersedes))
+          AND NOT EXISTS (SELECT FROM update_leaves o
+                          WHERE o.update_no = ANY (u.supersedes) AND o.package = l.package)";
+    let row = query_one(db, SQL, &[&updates]).await?;
+    Ok((row.get(0), row.get(1)))
+}
+
 /// Says what each distribution point should have: files of packages wait for their transfer,
 /// files of no package wait to be removed. Returns how many that were available are not any more.
 pub(crate) async fn want_files(

@@ -8,6 +8,7 @@ mod clients;
 mod content;
 mod deployments;
 mod metrics;
+mod packages;
 mod quarantine;
 mod recording;
 mod roles;
