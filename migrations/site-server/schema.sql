@@ -9,7 +9,18 @@ CREATE TABLE catalog_state (
     CHECK (only_row)
 );
 
-CREATE TABLE client_compliance (
+CREATE TABLE client_compliance_log (
+    client_no integer NOT NULL,
+    epoch integer NOT NULL,
+    serial bigint NOT NULL,
+    catalog_generation bigint NOT NULL,
+    recorded_at timestamp with time zone NOT NULL,
+    update_nos integer[] NOT NULL,
+    states smallint[] NOT NULL,
+    PRIMARY KEY (client_no, epoch, serial)
+);
+
+CREATE TABLE client_compliance_rows (
     client_no integer NOT NULL,
     epoch integer NOT NULL,
     serial bigint NOT NULL,
@@ -18,10 +29,9 @@ CREATE TABLE client_compliance (
     required integer[] NOT NULL,
     unknown integer[] NOT NULL,
     changed_at timestamp with time zone NOT NULL DEFAULT now(),
-    PRIMARY KEY (client_no),
-    FOREIGN KEY (client_no) REFERENCES clients(client_no)
+    PRIMARY KEY (client_no)
 );
-CREATE INDEX client_compliance_by_generation ON client_compliance USING btree (catalog_generation);
+CREATE INDEX client_compliance_rows_by_generation ON client_compliance_rows USING btree (catalog_generation);
 
 CREATE TABLE client_health (
     client_no integer NOT NULL,
@@ -82,6 +92,17 @@ CREATE TABLE content_files (
     archive_uri text NOT NULL,
     PRIMARY KEY (sha256),
     CHECK ((length(sha256) = 32))
+);
+
+CREATE TABLE counter_moves (
+    move_no bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    reports bigint NOT NULL,
+    states bigint NOT NULL,
+    update_nos integer[] NOT NULL,
+    installed integer[] NOT NULL,
+    required integer[] NOT NULL,
+    unknown integer[] NOT NULL,
+    PRIMARY KEY (move_no)
 );
 
 CREATE TABLE deployment_states (
@@ -272,7 +293,7 @@ CREATE TABLE quarantine_overflow (
     PRIMARY KEY (origin)
 );
 
-CREATE TABLE recorded_totals (
+CREATE TABLE recorded_total_rows (
     only_row boolean NOT NULL DEFAULT true,
     reports bigint NOT NULL,
     states bigint NOT NULL,
@@ -280,7 +301,7 @@ CREATE TABLE recorded_totals (
     CHECK (only_row)
 );
 
-CREATE TABLE report_streams (
+CREATE TABLE report_stream_rows (
     client_no integer NOT NULL,
     epoch integer NOT NULL,
     has_full boolean NOT NULL DEFAULT false,
@@ -326,14 +347,14 @@ CREATE TABLE sites (
     CHECK ((site_code ~ '^[A-Z0-9]{3}$'::text))
 );
 
-CREATE TABLE update_counters (
+CREATE TABLE update_counter_rows (
     update_no integer NOT NULL,
     installed integer NOT NULL,
     required integer NOT NULL,
     unknown integer NOT NULL,
     PRIMARY KEY (update_no)
 );
-CREATE INDEX update_counters_required ON update_counters USING btree (update_no) WHERE (required > 0);
+CREATE INDEX update_counter_rows_required ON update_counter_rows USING btree (update_no) WHERE (required > 0);
 
 CREATE TABLE update_enforcement_states (
     client_no integer NOT NULL,

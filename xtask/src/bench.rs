@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use muster_local::postgres::Durability;
 use muster_local::{Postgres, State, packages, state};
 
+use crate::test::Servers;
 use crate::workspace::{InstallArgs, Profile, Workspace, say};
 
 /// The benchmarks there are (performance.md, section 5).
@@ -21,6 +22,10 @@ enum Name {
     CatalogColdSync,
     /// B6: what a scan costs on the wire, cold, unchanged, and after 100 changed updates
     ScanMetadata,
+    /// B1: every client reports everything for the first time, beside a bare COPY of the states
+    RolloutStorm,
+    /// B2: a fleet says what changed, beside the best upsert of the same changes
+    PatchTuesdayDelta,
 }
 
 #[derive(clap::Args)]
@@ -46,6 +51,31 @@ pub(crate) struct Args {
 
 /// Builds it, starts a server, runs it, cleans up.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    match args.name {
+        Name::CatalogColdSync | Name::ScanMetadata => catalog(workspace, args),
+        Name::RolloutStorm | Name::PatchTuesdayDelta => states(workspace, args),
+    }
+}
+
+/// The benchmarks of the state system: with a broker, and always as lines of JSON.
+fn states(workspace: &Workspace, args: &Args) -> Result<()> {
+    let mut build = workspace.cargo();
+    build.args(["build", "--quiet", "--locked", "--package", "load-tests"]);
+    build.args(["--bin", "muster-bench"]);
+    if args.profile == Profile::Release {
+        build.arg("--release");
+    }
+    workspace.run(&mut build)?;
+    let servers = Servers::start(workspace, &args.install)?;
+    let mut bench = Command::new(workspace.programs(args.profile).join("muster-bench"));
+    bench.arg(name(args.name)?);
+    bench.arg(if args.full { "--full" } else { "--quick" });
+    servers.tell(workspace, &mut bench);
+    let outcome = workspace.run(&mut bench);
+    servers.stop().and(outcome)
+}
+
+fn catalog(workspace: &Workspace, args: &Args) -> Result<()> {
     let servers = packages::ensure(args.install.choice(), &say)?;
     if !args.json {
         say("building");

@@ -91,13 +91,14 @@ pub(crate) fn services(workspace: &Workspace, args: &ServicesArgs) -> Result<()>
     tests.stop()
 }
 
-struct Servers {
+/// PostgreSQL and RabbitMQ for one run.
+pub(crate) struct Servers {
     servers: TestServers,
     root: PathBuf,
 }
 
 impl Servers {
-    fn start(workspace: &Workspace, install: &InstallArgs) -> Result<Self> {
+    pub(crate) fn start(workspace: &Workspace, install: &InstallArgs) -> Result<Self> {
         let programs = packages::ensure(install.choice(), &say)?;
         sweep(workspace)?;
         let root = workspace
@@ -126,13 +127,13 @@ impl Servers {
         }
     }
 
-    fn tell(&self, workspace: &Workspace, command: &mut std::process::Command) {
+    pub(crate) fn tell(&self, workspace: &Workspace, command: &mut std::process::Command) {
         command
             .env(instances::VARIABLE, &self.servers.file)
             .env(PROGRAMS, workspace.programs(Profile::Dev));
     }
 
-    fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<()> {
         say("stopping the servers");
         let stopped = self.servers.postgres.stop().and(self.servers.rabbit.stop());
         drop(self.servers);

@@ -38,6 +38,11 @@ impl ClientStates {
         (&self.installed, &self.required, &self.unknown)
     }
 
+    /// Nothing is installed, required or unknown.
+    pub fn is_empty(&self) -> bool {
+        self.installed.is_empty() && self.required.is_empty() && self.unknown.is_empty()
+    }
+
     /// The state held for an update.
     pub fn get(&self, update_no: UpdateNo) -> Detection {
         let Ok(number) = i32::try_from(update_no.0) else {
@@ -73,7 +78,20 @@ impl ClientStates {
     /// what really changed, ascending.
     pub fn replace(&mut self, report: &[(UpdateNo, Detection)]) -> Vec<Change> {
         let next = Self::from_report(report);
-        let changes = self.differences(&next);
+        let changes = if self.is_empty() {
+            // Most FULL reports are a client's first.
+            let listed = report
+                .iter()
+                .filter(|(_, to)| *to != Detection::NotRequired);
+            let change = |(update_no, to): &(UpdateNo, Detection)| Change {
+                update_no: *update_no,
+                from: Detection::NotRequired,
+                to: *to,
+            };
+            listed.map(change).collect()
+        } else {
+            self.differences(&next)
+        };
         *self = next;
         changes
     }

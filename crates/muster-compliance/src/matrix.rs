@@ -62,6 +62,34 @@ impl Block {
     }
 }
 
+/// Puts cells in the order of their updates, those of one update in the order they came. By
+/// counting, as long as the numbers are as dense as a catalog's: several times faster than
+/// comparing.
+fn by_update(cells: &mut Vec<(UpdateNo, u32)>) {
+    let highest = cells.iter().map(|(update_no, _)| update_no.0).max();
+    let Some(highest) = highest.and_then(|it| usize::try_from(it).ok()) else {
+        return;
+    };
+    if highest > 4 * cells.len() + 65_536 {
+        cells.sort_by_key(|(update_no, _)| *update_no);
+        return;
+    }
+    let mut places = vec![0_usize; highest + 2];
+    for (update_no, _) in cells.iter() {
+        places[update_no.0 as usize + 1] += 1;
+    }
+    for at in 1..places.len() {
+        places[at] += places[at - 1];
+    }
+    let mut sorted = vec![(UpdateNo(0), 0); cells.len()];
+    for cell in cells.iter() {
+        let place = &mut places[cell.0.0 as usize];
+        sorted[*place] = *cell;
+        *place += 1;
+    }
+    *cells = sorted;
+}
+
 /// What [`Matrix::check`] found wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Inconsistent {
@@ -191,6 +219,15 @@ impl Matrix {
         self.generation_of.get(&client_no).copied()
     }
 
+    /// What a client's row says of an update: what a change to it starts from.
+    pub fn held(&self, update_no: UpdateNo, client_no: u32) -> Detection {
+        let listed = self
+            .updates
+            .get(&update_no)
+            .and_then(|cells| cells.listed(client_no));
+        listed.unwrap_or(Detection::NotRequired)
+    }
+
     /// How many updates are registered or listed by some client.
     pub fn updates(&self) -> usize {
         self.updates.len()
@@ -262,7 +299,7 @@ impl Matrix {
     /// Empties a block into the bitmaps.
     fn take_over(&mut self, block: &mut Block) {
         for (state, cells) in STORED.into_iter().zip(&mut block.cells) {
-            cells.sort_unstable();
+            by_update(cells);
             for of_update in cells.chunk_by(|a, b| a.0 == b.0) {
                 let update_no = of_update[0].0;
                 let clients = of_update.iter().map(|(_, client_no)| *client_no);

@@ -146,6 +146,20 @@ impl<'de> Deserialize<'de> for SiteCode {
     }
 }
 
+/// The shard of a client: always the same while their number stays. FNV-1a, since the time in an
+/// id's first bytes would put clients that enrolled together into one shard.
+#[must_use]
+pub fn shard_of(client: ClientId, shards: u16) -> u16 {
+    let hash = client
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    // The high half mixes better; the remainder of a u16 fits one.
+    u16::try_from((hash >> 32) % u64::from(shards.max(1))).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,4 +10,4 @@ pub mod ids;
 pub mod rule;
 pub mod states;
 
-pub use ids::{ClientId, DeploymentId, SiteCode, UpdateNo};
+pub use ids::{ClientId, DeploymentId, SiteCode, UpdateNo, shard_of};

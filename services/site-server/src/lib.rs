@@ -157,6 +157,10 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
     let least = domain::policy::least_revision(jiff::Timestamp::now());
     store::sites::raise_policy_revision_to(&db, least).await?;
     drop(db);
+    // Before any report comes in and before any is asked for.
+    app::matrix::load(&site)
+        .await
+        .context("cannot read what clients said")?;
     // The server first: a management point that cannot reach us has no policy to give.
     let server = grpc::serve(&site, tasks)
         .await

@@ -118,6 +118,29 @@ impl Matrix {
         counts
     }
 
+    /// The updates that some client requires, with how many do, most first; at most `limit`.
+    pub fn most_required(
+        &self,
+        collection: Option<&RoaringBitmap>,
+        limit: usize,
+    ) -> Vec<(UpdateNo, u32)> {
+        let required = |cells: &Cells| {
+            collection.map_or(cells.required.len, |members| {
+                count(cells.required.set.intersection_len(members))
+            })
+        };
+        let mut all: Vec<(UpdateNo, u32)> = self
+            .updates
+            .iter()
+            .filter(|(_, cells)| cells.required.len > 0)
+            .map(|(update_no, cells)| (*update_no, required(cells)))
+            .filter(|(_, clients)| *clients > 0)
+            .collect();
+        all.sort_unstable_by_key(|(update_no, clients)| (std::cmp::Reverse(*clients), *update_no));
+        all.truncate(limit);
+        all
+    }
+
     /// Which part of the clients requires an update, 0 to 1; `None` when there are no clients.
     pub fn fraction_required(
         &self,

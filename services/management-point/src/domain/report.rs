@@ -1,7 +1,7 @@
 //! Which report may pass. A report is decoded here to be looked at; what travels on are the
 //! bytes as they came.
 
-use muster_domain::ClientId;
+use muster_domain::{ClientId, shard_of};
 use muster_proto::state::{Priority, Report, ReportKind};
 use prost::Message;
 
@@ -73,19 +73,6 @@ pub(crate) fn check(bytes: &[u8], client: ClientId, shards: u16) -> Result<Lane,
     } else {
         Lane::Shard(shard_of(client, shards))
     })
-}
-
-/// The shard of a client: always the same while their number stays. FNV-1a, since the time in an
-/// id's first bytes would put clients that enrolled together into one shard.
-pub(crate) fn shard_of(client: ClientId, shards: u16) -> u16 {
-    let hash = client
-        .as_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    // The high half mixes better; the remainder of a u16 fits one.
-    u16::try_from((hash >> 32) % u64::from(shards.max(1))).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use super::{Error, Site};
+use super::{Error, Site, matrix};
 use crate::domain::names::cleaned;
 use crate::store::clients::{self, Machine};
 
@@ -50,6 +50,7 @@ pub(crate) async fn enrol_client(
         .filter(|token| token.expires_at > Timestamp::now())
         .ok_or_else(refused)?;
     let key_hash = key_hash(&request.csr)?;
+    let mut enrolled = None;
     let (client_id, epoch, certificate) = match token.used {
         Some((client_no, used_with)) => {
             let client = clients::by_no(&tx, client_no).await?;
@@ -68,10 +69,14 @@ pub(crate) async fn enrol_client(
             let client_no =
                 clients::add(&tx, client_id, &machine, &certificate.fingerprint, ends_at).await?;
             clients::use_token(&tx, &token_hash, &key_hash, client_no).await?;
+            enrolled = Some(client_no);
             (client_id, 1, certificate)
         }
     };
     tx.commit().await?;
+    if let Some(client_no) = enrolled {
+        matrix::add_client(site, client_no);
+    }
     tracing::info!(client.id = %client_id, host = machine.host_name, "client enrolled");
     metrics::counter!("muster_clients_enrolled_total").increment(1);
     let authority = CertificateDer::from_pem_slice(site.ca.pem().as_bytes())

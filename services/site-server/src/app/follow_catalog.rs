@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use muster_proto::catalog as pb;
 
-use super::{Error, Site};
+use super::{Error, Site, matrix};
 use crate::store::{catalog, compliance, sites};
 
 const ROLE: &str = "software update point";
@@ -45,10 +45,13 @@ pub(crate) async fn follow_catalog(site: &Site) -> Result<(), Error> {
             .iter()
             .map(|update| update.update_no)
             .collect();
-        if catalog::any_deployed(&tx, &crate::store::numbers(&numbers)?).await? {
+        let numbers = crate::store::numbers(&numbers)?;
+        if catalog::any_deployed(&tx, &numbers).await? {
             sites::raise_policy_revision(&tx).await?;
         }
+        let came = catalog::first_generations_of(&tx, &numbers).await?;
         tx.commit().await?;
+        matrix::register_updates(site, &came);
     }
     // A stream that ended without saying how far it went was cut off.
     let reached = i64::try_from(reached).unwrap_or(0);

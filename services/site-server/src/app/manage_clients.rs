@@ -10,8 +10,9 @@ use muster_proto::convert;
 use uuid::Uuid;
 
 use super::enrol_client::hash_token;
-use super::{Error, Site};
+use super::{Error, Site, matrix};
 use crate::domain::page::Page;
+use crate::domain::settle::Moves;
 use crate::store::{clients, collections, compliance, sites};
 
 /// Most tokens that one call makes.
@@ -88,24 +89,28 @@ pub(crate) async fn delete_client(
     request: &pb::DeleteClientRequest,
 ) -> Result<(), Error> {
     let client_id = ClientId::from_slice(&request.client_id)?;
+    // Its reports wait until this is done.
+    let mut known = site.known_clients.lock([client_id.0]).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    // The lock on its stream keeps reports out until this is done.
-    let held = crate::store::streams::lock(&tx, &[client_id.0]).await?;
+    let client = clients::by_id(&tx, client_id).await?;
     let unknown = || Error::not_found("UNKNOWN_CLIENT", format!("there is no client {client_id}"));
-    let client = held
-        .first()
+    let client_no = client
         .filter(|client| !client.deleted)
-        .ok_or_else(unknown)?;
-    let rows = compliance::load(&tx, &[client.client_no]).await?;
-    if let Some(row) = rows.get(&client.client_no) {
-        let mut difference = compliance::Difference::default();
-        difference.add(&row.states.differences(&ClientStates::default()));
-        compliance::move_counters(&tx, &difference).await?;
+        .ok_or_else(unknown)?
+        .client_no;
+    let rows = compliance::load(&tx, &[client_no]).await?;
+    if let Some(row) = rows.get(&client_no) {
+        let mut moves = Moves::default();
+        moves.add(&row.states.differences(&ClientStates::default()));
+        compliance::move_counters(&tx, &moves, 0, 0).await?;
     }
-    clients::delete(&tx, client.client_no).await?;
+    clients::delete(&tx, client_no).await?;
     sites::raise_policy_revision(&tx).await?;
+    // When the answer is lost, the matrix asks the database.
+    known.doubt(client_id.0, client_no);
     tx.commit().await?;
+    matrix::remove_client(site, client_no);
     tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
     Ok(())
 }

@@ -164,8 +164,8 @@ async fn redrive(site: &Site, administrator: &str, no: i64) -> Result<pb::Redriv
 
 /// The states of the message and its leaving the quarantine commit together.
 ///
-/// The locks are taken in the order of the state queues, streams before the quarantine: the two
-/// may wait for each other, never in a circle.
+/// The locks are taken in the order of the state queues, clients before the quarantine: the two
+/// may wait for each other, never in a circle. So the message is read before it is locked.
 async fn redrive_once(
     site: &Site,
     administrator: &str,
@@ -173,14 +173,21 @@ async fn redrive_once(
 ) -> Result<(pb::RedriveOutcome, String), Error> {
     const GONE: (pb::RedriveOutcome, String) = (pb::RedriveOutcome::Gone, String::new());
     let now = Timestamp::now();
-    let mut db = site.db().await?;
-    let tx = db.transaction().await?;
-    let Some(held) = quarantine::get(&tx, no).await? else {
+    let read = quarantine::get(&site.db().await?, no).await?;
+    let Some(held) = read else {
         return Ok(GONE);
     };
     let items = open(held, no);
-    let (recorded, needs) =
-        record_states::apply(site, &tx, &items.iter().collect::<Vec<_>>(), now).await?;
+    let items: Vec<&Item> = items.iter().collect();
+    let mut known = record_states::hold(site, &items).await?;
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    if quarantine::get(&tx, no).await?.is_none() {
+        return Ok(GONE);
+    }
+    let applied = record_states::apply(site, &known, &tx, &items, now).await?;
+    let recorded = applied.recorded;
+    applied.doubt(&mut known);
     let stays = items.iter().any(|item| item.held.is_some()) && recorded.quarantined > 0;
     if stays {
         let reason = quarantine::reason(&tx, no).await?;
@@ -192,7 +199,7 @@ async fn redrive_once(
         return Ok(GONE);
     }
     tx.commit().await?;
-    record_states::finish(site, recorded, needs);
+    record_states::finish(site, &mut known, applied);
     let outcome = match recorded {
         Recorded { reports: 0, .. } => pb::RedriveOutcome::Known,
         Recorded { .. } => pb::RedriveOutcome::Recorded,
@@ -207,13 +214,13 @@ fn open(held: Held, no: i64) -> Vec<Item> {
     let mut items = if held.whole_batch {
         let arrived = Arrived {
             body,
-            origin: held.origin,
+            origin: held.origin.into(),
             trusted: held.trusted,
         };
         open_batch::open(&arrived, held.received_at)
     } else {
         vec![Item::of_client(
-            held.origin,
+            held.origin.into(),
             held.client_id,
             body,
             held.received_at,

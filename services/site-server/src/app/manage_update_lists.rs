@@ -3,7 +3,7 @@
 use deadpool_postgres::GenericClient;
 use muster_proto::catalog as pb;
 
-use super::{Error, Site, manage_clients};
+use super::{Error, Site, manage_clients, sum_up_counters};
 use crate::domain::names;
 use crate::domain::page::Page;
 use crate::domain::update_page::UpdatePage;
@@ -54,6 +54,7 @@ pub(crate) async fn list_updates(
     request: &pb::ListUpdatesRequest,
 ) -> Result<pb::ListUpdatesResponse, Error> {
     let page = UpdatePage::read(request.page_size, request.sort(), &request.page_token)?;
+    sum_up_counters::sum_up_counters(site).await?;
     let db = site.db().await?;
     let filter = filter(&db, request.filter.as_ref()).await?;
     let mut found = updates::list(&db, &filter, &page).await?;
@@ -76,6 +77,7 @@ pub(crate) async fn get_update(
 ) -> Result<pb::UpdateSummary, Error> {
     use pb::get_update_request::Key;
     let unknown = || Error::not_found("UNKNOWN_UPDATE", "there is no such update");
+    sum_up_counters::sum_up_counters(site).await?;
     let db = site.db().await?;
     let number = match &request.key {
         Some(Key::UpdateNo(number)) => i32::try_from(*number).map_err(|_| unknown())?,
@@ -154,6 +156,7 @@ pub(crate) async fn create_update_list(
 ) -> Result<pb::CreateUpdateListResponse, Error> {
     let name = names::name(&request.name)?;
     let description = names::description(&request.description)?;
+    sum_up_counters::sum_up_counters(site).await?;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let numbers = match (&request.filter, request.update_numbers.is_empty()) {
@@ -229,6 +232,7 @@ pub(crate) async fn get_update_list(
     site: &Site,
     request: &pb::GetUpdateListRequest,
 ) -> Result<pb::GetUpdateListResponse, Error> {
+    sum_up_counters::sum_up_counters(site).await?;
     let db = site.db().await?;
     let (number, _) = find(&db, &request.name).await?;
     let members = update_lists::members(&db, number).await?;
@@ -244,6 +248,7 @@ pub(crate) async fn delete_update_list(
     administrator: &str,
     request: &pb::DeleteUpdateListRequest,
 ) -> Result<(), Error> {
+    sum_up_counters::sum_up_counters(site).await?;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let (number, name) = find(&tx, &request.name).await?;

@@ -1,4 +1,6 @@
-//! Opens a message from a state queue: the reports in it, each checked and in its own trace.
+//! Opens a message from a state queue: the reports in it, each in its own trace.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -16,7 +18,7 @@ pub(crate) struct Arrived {
     /// An encoded `ReportBatch`.
     pub(crate) body: Bytes,
     /// Queue and broker user.
-    pub(crate) origin: String,
+    pub(crate) origin: Arc<str>,
     /// The broker vouches for the sender.
     pub(crate) trusted: bool,
 }
@@ -24,9 +26,11 @@ pub(crate) struct Arrived {
 /// One report on its way, or what could not be read as one.
 #[derive(Debug)]
 pub(crate) struct Item {
-    pub(crate) origin: String,
+    pub(crate) origin: Arc<str>,
     pub(crate) bytes: Bytes,
-    pub(crate) report: Result<Report, Refused>,
+    pub(crate) received_at: Timestamp,
+    /// What is wrong with it, as far as that is known before it is decoded.
+    pub(crate) refused: Option<Refused>,
     /// The bytes are a `ReportBatch` that could not be opened, not one report.
     pub(crate) whole_batch: bool,
     /// The broker vouched for the sender.
@@ -41,11 +45,12 @@ pub(crate) struct Item {
 
 impl Item {
     /// A message that cannot be opened.
-    fn whole(message: &Arrived, refused: Refused) -> Self {
+    fn whole(message: &Arrived, refused: Refused, now: Timestamp) -> Self {
         Self {
-            origin: message.origin.clone(),
+            origin: Arc::clone(&message.origin),
             bytes: message.body.clone(),
-            report: Err(refused),
+            received_at: now,
+            refused: Some(refused),
             whole_batch: true,
             trusted: message.trusted,
             client_id: None,
@@ -56,26 +61,16 @@ impl Item {
 
     /// An encoded report of the client that the certificate named.
     pub(crate) fn of_client(
-        origin: String,
+        origin: Arc<str>,
         named: Option<Uuid>,
         bytes: Bytes,
         received_at: Timestamp,
     ) -> Self {
-        let report = Report::decode(&bytes, received_at).and_then(|report| {
-            // The management point checked this against the certificate; a message that says
-            // otherwise did not come from one.
-            if named != Some(report.client_id.0) {
-                return Err(Refused::new(
-                    "FOREIGN_CLIENT",
-                    "the report names another client",
-                ));
-            }
-            Ok(report)
-        });
         Self {
             origin,
             bytes,
-            report,
+            received_at,
+            refused: None,
             whole_batch: false,
             trusted: true,
             client_id: named,
@@ -84,12 +79,29 @@ impl Item {
         }
     }
 
+    /// What it says. Repeats are known without this: see `Header::peek`.
+    pub(crate) fn decode(&self) -> Result<Report, Refused> {
+        if let Some(refused) = &self.refused {
+            return Err(refused.clone());
+        }
+        let report = Report::decode(&self.bytes, self.received_at)?;
+        // The management point checked this against the certificate; a message that says
+        // otherwise did not come from one.
+        if self.client_id != Some(report.client_id.0) {
+            return Err(Refused::new(
+                "FOREIGN_CLIENT",
+                "the report names another client",
+            ));
+        }
+        Ok(report)
+    }
+
     /// The same bytes, refused.
     pub(crate) fn refused(&self, refused: Refused) -> Self {
         Self {
-            origin: self.origin.clone(),
+            origin: Arc::clone(&self.origin),
             bytes: self.bytes.clone(),
-            report: Err(refused),
+            refused: Some(refused),
             span: self.span.clone(),
             ..*self
         }
@@ -100,13 +112,17 @@ impl Item {
 pub(crate) fn open(message: &Arrived, now: Timestamp) -> Vec<Item> {
     if !message.trusted {
         let why = "the broker does not vouch for the sender";
-        return vec![Item::whole(message, Refused::new("UNKNOWN_SENDER", why))];
+        return vec![Item::whole(
+            message,
+            Refused::new("UNKNOWN_SENDER", why),
+            now,
+        )];
     }
     let batch = match pb::ReportBatch::decode(message.body.clone()) {
         Ok(batch) => batch,
         Err(error) => {
             let refused = Refused::new("UNDECODABLE_BATCH", error);
-            return vec![Item::whole(message, refused)];
+            return vec![Item::whole(message, refused, now)];
         }
     };
     let item = |envelope: pb::ReportEnvelope| {
@@ -116,9 +132,8 @@ pub(crate) fn open(message: &Arrived, now: Timestamp) -> Vec<Item> {
             .and_then(|time| convert::from_timestamp("received_at", time).ok())
             .unwrap_or(now);
         let named = Uuid::from_slice(&envelope.client_id).ok();
-        let client = named.map_or_else(|| "unknown client".to_owned(), |id| format!("client {id}"));
-        let origin = format!("{}, {client}", message.origin);
-        let span = span(&envelope.traceparent, &client);
+        let origin = Arc::clone(&message.origin);
+        let span = span(&envelope.traceparent, named);
         Item {
             span,
             ..Item::of_client(origin, named, envelope.report, received_at)
@@ -129,14 +144,14 @@ pub(crate) fn open(message: &Arrived, now: Timestamp) -> Vec<Item> {
 
 /// A batch has reports of many traces: each report gets a span in its own, linked to that of the
 /// batch. It ends when the item is dropped, which is after the commit.
-fn span(traceparent: &str, client: &str) -> Span {
+fn span(traceparent: &str, client: Option<Uuid>) -> Span {
     if traceparent.is_empty() {
         return Span::none();
     }
     let span = tracing::info_span!(
         "record_report",
         otel.kind = "consumer",
-        client.id = client.trim_start_matches("client "),
+        client.id = client.map_or_else(|| "unknown".to_owned(), |id| id.to_string()),
         outcome = field::Empty
     );
     telemetry::set_parent(&span, traceparent);

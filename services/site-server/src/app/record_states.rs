@@ -1,21 +1,25 @@
 //! Takes in what clients reported. All of a batch commits together: marks, states, counters and
 //! the quarantine, and only then is the queue told (reliability.md D3, D7).
+//!
+//! What each client has said is in memory (`known_clients`, `matrix`), so that a repeat costs no
+//! SQL, and a small report one narrow row. What a report changes is decided in `domain/settle.rs`.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use deadpool_postgres::GenericClient;
+use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::known_clients::Locked;
 use super::open_batch::{Arrived, Item, open};
-use super::{Error, Site};
-use crate::domain::report::{MAX_AHEAD, Refused, Report};
+use super::{Error, Site, matrix};
+use crate::domain::report::{Header, MAX_AHEAD, Refused};
+use crate::domain::settle::{Settled, Work, settle};
 use crate::domain::stream::{Stream, Taken};
-use crate::store::{backlog, catalog, compliance, quarantine, states, streams};
+use crate::store::{catalog, clients, compliance, quarantine, states, streams};
 
 /// Needs that are remembered in memory; beyond this the database is asked each time.
 const MAX_KNOWN_NEEDS: usize = 1_000_000;
@@ -72,170 +76,273 @@ async fn one_by_one(site: &Site, items: &[Item], now: Timestamp) -> Result<Recor
     Ok(sum)
 }
 
-/// What a batch does to one client.
-#[derive(Debug)]
-struct Work {
-    client_no: i32,
-    deleted: bool,
-    stream: Stream,
-    changed: bool,
+/// What a batch comes down to.
+#[derive(Debug, Default)]
+struct Sorted<'a> {
+    works: Vec<Work>,
+    ids: Vec<Uuid>,
+    refused: Vec<(&'a Item, Refused)>,
+    recorded: Recorded,
+    /// A report names an update beyond what is known of the catalog.
+    beyond: bool,
 }
 
 async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded, Error> {
+    let mut known = hold(site, items).await?;
+    let sorted = sort(site, items, &known, now).await?;
+    if sorted.works.is_empty() && sorted.refused.is_empty() {
+        return Ok(sorted.recorded);
+    }
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let (recorded, needs) = apply(site, &tx, items, now).await?;
+    let applied = write(site, &tx, sorted, now).await?;
     // An error here leaves the outcome unknown: the messages come again and are recognised.
+    applied.doubt(&mut known);
     tx.commit().await?;
-    remember_needs(site, needs);
+    let recorded = applied.recorded;
+    remember(site, &mut known, applied);
     Ok(recorded)
 }
 
-/// Does to the database what the items say; the caller commits, and then remembers the needs
-/// that are returned.
+/// What a transaction does, for when it has committed.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) recorded: Recorded,
+    needs: BTreeSet<(i32, String)>,
+    works: Vec<Work>,
+    ids: Vec<Uuid>,
+    settled: Settled,
+}
+
+impl Applied {
+    /// Right before the commit: until its answer is there, the database is asked about these
+    /// clients.
+    pub(crate) fn doubt(&self, known: &mut Locked<'_>) {
+        for (id, work) in self.ids.iter().zip(&self.works) {
+            known.doubt(*id, work.known.client_no);
+        }
+    }
+}
+
+/// Keeps other writers away from the clients of these items. Take a database connection
+/// afterwards, never before.
+pub(crate) async fn hold<'a>(site: &'a Site, items: &[&Item]) -> Result<Locked<'a>, Error> {
+    let ids: BTreeSet<Uuid> = items.iter().filter_map(|item| item.client_id).collect();
+    let mut known = site.known_clients.lock(ids.iter().copied()).await;
+    prepare(site, &mut known, &ids).await?;
+    Ok(known)
+}
+
+/// Does to the database what the items say. The caller holds their clients, and commits between
+/// [`Applied::doubt`] and [`finish`].
 pub(crate) async fn apply(
     site: &Site,
-    tx: &impl GenericClient,
+    known: &Locked<'_>,
+    tx: &Transaction<'_>,
     items: &[&Item],
     now: Timestamp,
-) -> Result<(Recorded, BTreeSet<(i32, String)>), Error> {
-    let mut recorded = Recorded::default();
-    site.still_active(tx).await?;
-
-    let ids: BTreeSet<Uuid> = items
-        .iter()
-        .filter_map(|item| Some(item.report.as_ref().ok()?.client_id.0))
-        .collect();
-    let ids: Vec<Uuid> = ids.into_iter().collect();
-    let mut clients: BTreeMap<Uuid, Work> = streams::lock(tx, &ids)
-        .await?
-        .into_iter()
-        .map(|held| {
-            let work = Work {
-                client_no: held.client_no,
-                deleted: held.deleted,
-                stream: held.stream,
-                changed: false,
-            };
-            (held.client_id, work)
-        })
-        .collect();
-
-    // First what is new at all: a repeat ends here, before any further statement.
-    let mut taken = Vec::new();
-    for item in items {
-        let ceiling = ceiling(site, tx, item).await?;
-        let outcome = match judge(item, &mut clients, ceiling, now) {
-            Judged::Fresh(client_no, report, fresh) => {
-                recorded.reports += 1;
-                recorded.states += report.states();
-                taken.push((client_no, report, fresh));
-                "recorded"
-            }
-            Judged::Repeat => {
-                recorded.repeats += 1;
-                "repeat"
-            }
-            Judged::Stale => {
-                recorded.stale += 1;
-                "stale"
-            }
-            Judged::Refused(refused) => {
-                let kept = keep_aside(tx, item, &refused);
-                kept.instrument(item.span.clone()).await?;
-                recorded.quarantined += 1;
-                "quarantined"
-            }
-        };
-        item.span.record("outcome", outcome);
-    }
-
-    keep_compliance(tx, &taken).await?;
-    states::keep_newest(tx, &newest(&taken)).await?;
-    let new_needs = unknown_needs(site, &taken);
-    let new_needs = compliance::add_needs(tx, &new_needs.iter().collect::<Vec<_>>()).await?;
-    let changed: Vec<(i32, &Stream)> = clients
-        .values()
-        .filter(|work| work.changed)
-        .map(|work| (work.client_no, &work.stream))
-        .collect();
-    if !changed.is_empty() {
-        streams::keep(tx, &changed, now).await?;
-        let (reports, states) = (recorded.reports, recorded.states);
-        backlog::add_totals(
-            tx,
-            i64::try_from(reports).unwrap_or(i64::MAX),
-            i64::try_from(states).unwrap_or(i64::MAX),
-        )
-        .await?;
-    }
-    Ok((recorded, new_needs))
-}
-
-/// What an item is to the stream of its client.
-enum Judged<'a> {
-    Fresh(i32, &'a Report, Taken),
-    Repeat,
-    Stale,
-    Refused(Cow<'a, Refused>),
-}
-
-/// The highest number of an update that a report may name. Reports may come before the catalog
-/// does, and count from then on; numbers are dense, so one far beyond the catalog names nothing.
-async fn ceiling(site: &Site, tx: &impl GenericClient, item: &Item) -> Result<i32, Error> {
-    let known = site.highest_update.load(Ordering::Relaxed);
-    let ceiling = known.saturating_add(MAX_AHEAD);
-    match &item.report {
-        Ok(report) if report.highest_update() > ceiling => {
-            let known = catalog::highest_update(tx).await?;
-            site.highest_update.store(known, Ordering::Relaxed);
-            Ok(known.saturating_add(MAX_AHEAD))
-        }
-        Ok(_) | Err(_) => Ok(ceiling),
-    }
-}
-
-fn judge<'a>(
-    item: &'a Item,
-    clients: &mut BTreeMap<Uuid, Work>,
-    ceiling: i32,
-    now: Timestamp,
-) -> Judged<'a> {
-    let refused =
-        |reason, detail: String| Judged::Refused(Cow::Owned(Refused::new(reason, detail)));
-    let report = match &item.report {
-        Ok(report) => report,
-        Err(refused) => return Judged::Refused(Cow::Borrowed(refused)),
-    };
-    let Some(work) = clients.get_mut(&report.client_id.0) else {
-        return refused("UNKNOWN_CLIENT", "this site has no such client".to_owned());
-    };
-    if work.deleted {
-        return Judged::Stale;
-    }
-    let highest = report.highest_update();
-    if highest > ceiling {
-        let detail = format!("update {highest} is far beyond the catalog");
-        return refused("UNKNOWN_UPDATE", detail);
-    }
-    match work.stream.take(report, now) {
-        Taken::Stale => Judged::Stale,
-        Taken::Repeat => Judged::Repeat,
-        Taken::NeverGiven => {
-            let detail = format!("epoch {} was never given", report.epoch);
-            refused("UNKNOWN_EPOCH", detail)
-        }
-        fresh @ (Taken::Full(_) | Taken::Delta(_)) => {
-            work.changed = true;
-            Judged::Fresh(work.client_no, report, fresh)
-        }
-    }
+) -> Result<Applied, Error> {
+    let sorted = sort(site, items, known, now).await?;
+    write(site, tx, sorted, now).await
 }
 
 /// What follows a commit that was not made by [`record_states`].
-pub(crate) fn finish(site: &Site, recorded: Recorded, needs: BTreeSet<(i32, String)>) {
-    remember_needs(site, needs);
-    count(recorded);
+pub(crate) fn finish(site: &Site, known: &mut Locked<'_>, applied: Applied) {
+    count(applied.recorded);
+    remember(site, known, applied);
+}
+
+async fn write(
+    site: &Site,
+    tx: &Transaction<'_>,
+    sorted: Sorted<'_>,
+    now: Timestamp,
+) -> Result<Applied, Error> {
+    let Sorted {
+        mut works,
+        ids,
+        refused,
+        mut recorded,
+        beyond: _,
+    } = sorted;
+    recorded.quarantined += refused.len();
+    site.still_active(tx).await?;
+    for (item, refused) in &refused {
+        let kept = keep_aside(tx, item, refused);
+        kept.instrument(item.span.clone()).await?;
+    }
+    let rows: Vec<i32> = works
+        .iter()
+        .filter(|work| work.known.has_row && work.writes_row())
+        .map(|work| work.known.client_no)
+        .collect();
+    let held = compliance::load(tx, &rows).await?;
+    let settled = settle(&mut works, held, &matrix::read(site));
+    let (replaced, unlogged) = (&settled.replaced, &settled.unlogged);
+    compliance::keep_rows(tx, &settled.rows, replaced, unlogged).await?;
+    compliance::keep_log(tx, &settled.log, now).await?;
+    states::keep_newest(tx, &newest(&works)).await?;
+    let needs = unknown_needs(site, &works);
+    let needs = compliance::add_needs(tx, &needs.iter().collect::<Vec<_>>()).await?;
+    let marks: Vec<(i32, &Stream)> = works
+        .iter()
+        .filter(|work| work.marks_changed)
+        .map(|work| (work.known.client_no, &work.known.stream))
+        .collect();
+    streams::keep(tx, &marks, now).await?;
+    let (reports, states) = (recorded.reports, recorded.states);
+    compliance::move_counters(tx, &settled.moves, reports, states).await?;
+    Ok(Applied {
+        recorded,
+        needs,
+        works,
+        ids,
+        settled,
+    })
+}
+
+/// Takes over in memory what has been committed.
+fn remember(site: &Site, known: &mut Locked<'_>, applied: Applied) {
+    known.settle_doubts();
+    matrix::apply(site, &applied.settled);
+    for (id, work) in applied.ids.into_iter().zip(applied.works) {
+        let mut client = work.known;
+        client.stream.early_changed = false;
+        known.keep(id, client);
+    }
+    remember_needs(site, applied.needs);
+}
+
+/// Asks the database about clients that are not known yet, and about those in doubt.
+async fn prepare(site: &Site, known: &mut Locked<'_>, ids: &BTreeSet<Uuid>) -> Result<(), Error> {
+    let doubtful = known.doubtful();
+    if !doubtful.is_empty() {
+        let db = site.db().await?;
+        let rows = compliance::load(&db, &doubtful).await?;
+        let clients = clients::not_deleted(&db, &doubtful).await?;
+        matrix::replace(site, &doubtful, &rows, &clients);
+        known.settle_doubts();
+    }
+    let missing: Vec<Uuid> = ids
+        .iter()
+        .filter(|id| known.get(**id).is_none())
+        .copied()
+        .collect();
+    if !missing.is_empty() {
+        let db = site.db().await?;
+        for (id, client) in streams::load(&db, &missing).await? {
+            known.keep(id, client);
+        }
+    }
+    Ok(())
+}
+
+/// First what is new at all: a repeat ends here, before it is decoded and before any SQL.
+///
+/// Reports may come before the catalog does, and count from then on; numbers of updates are
+/// dense, so one far beyond the catalog names nothing.
+async fn sort<'a>(
+    site: &Site,
+    items: &[&'a Item],
+    known: &Locked<'_>,
+    now: Timestamp,
+) -> Result<Sorted<'a>, Error> {
+    let ceiling = || {
+        let highest = site.highest_update.load(Ordering::Relaxed);
+        highest.saturating_add(MAX_AHEAD)
+    };
+    let before = ceiling();
+    let sorted = Sorted::new(items, known, before, now);
+    if !sorted.beyond {
+        return Ok(sorted);
+    }
+    let highest = catalog::highest_update(&site.db().await?).await?;
+    site.highest_update.store(highest, Ordering::Relaxed);
+    Ok(Sorted::new(items, known, ceiling(), now))
+}
+
+impl<'a> Sorted<'a> {
+    fn new(items: &[&'a Item], known: &Locked<'_>, ceiling: i32, now: Timestamp) -> Self {
+        let mut sorted = Self::default();
+        let mut at: HashMap<Uuid, usize> = HashMap::new();
+        for item in items {
+            let outcome = match sorted.take(item, known, &mut at, ceiling, now) {
+                Ok(outcome) => outcome,
+                Err(refused) => {
+                    sorted.refused.push((item, refused));
+                    "quarantined"
+                }
+            };
+            item.span.record("outcome", outcome);
+        }
+        sorted
+    }
+
+    fn take(
+        &mut self,
+        item: &Item,
+        known: &Locked<'_>,
+        at: &mut HashMap<Uuid, usize>,
+        ceiling: i32,
+        now: Timestamp,
+    ) -> Result<&'static str, Refused> {
+        let client = item.client_id.and_then(|id| Some((id, known.get(id)?)));
+        if let (Some((id, client)), None) = (client, &item.refused) {
+            let held = at.get(&id).map_or(client, |at| &self.works[*at].known);
+            let header = Header::peek(&item.bytes, id.as_bytes());
+            if client.deleted {
+                self.recorded.stale += 1;
+                return Ok("stale");
+            }
+            if let Some(Taken::Repeat) = header.and_then(|header| held.stream.judge(&header)) {
+                self.recorded.repeats += 1;
+                return Ok("repeat");
+            }
+        }
+        let report = item.decode()?;
+        let unknown = || Refused::new("UNKNOWN_CLIENT", "this site has no such client");
+        let (id, client) = client.ok_or_else(unknown)?;
+        let highest = report.highest_update();
+        if highest > ceiling {
+            self.beyond = true;
+            let detail = format!("update {highest} is far beyond the catalog");
+            return Err(Refused::new("UNKNOWN_UPDATE", detail));
+        }
+        let held = at.get(&id).map_or(client, |at| &self.works[*at].known);
+        let mut stream = held.stream.clone();
+        let before = (stream.has_full, stream.wants_full, stream.gap_since);
+        let taken = stream.take(&report, now);
+        match taken {
+            Taken::Stale => {
+                self.recorded.stale += 1;
+                Ok("stale")
+            }
+            Taken::Repeat => {
+                self.recorded.repeats += 1;
+                Ok("repeat")
+            }
+            Taken::NeverGiven => {
+                let detail = format!("epoch {} was never given", report.epoch);
+                Err(Refused::new("UNKNOWN_EPOCH", detail))
+            }
+            Taken::Full(_) | Taken::Delta(_) => {
+                self.recorded.reports += 1;
+                self.recorded.states += report.states();
+                let at = *at.entry(id).or_insert_with(|| {
+                    self.works.push(Work::new(client.clone()));
+                    self.ids.push(id);
+                    self.works.len() - 1
+                });
+                let after = (stream.has_full, stream.wants_full, stream.gap_since);
+                let work = &mut self.works[at];
+                work.marks_changed |=
+                    before != after || stream.early_changed || stream.highest > stream.contiguous;
+                work.known.stream = stream;
+                work.reports.push((report, taken));
+                Ok("recorded")
+            }
+        }
+    }
 }
 
 async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> Result<(), Error> {
@@ -243,8 +350,13 @@ async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> 
     if let Some(quarantine_no) = item.held {
         return quarantine::refuse_again(db, quarantine_no, &reason).await;
     }
+    let origin = match item.client_id {
+        Some(id) => format!("{}, client {id}", item.origin),
+        None if item.whole_batch => item.origin.to_string(),
+        None => format!("{}, unknown client", item.origin),
+    };
     tracing::warn!(
-        origin = item.origin,
+        origin,
         reason = refused.reason,
         detail = refused.detail,
         bytes = item.bytes.len(),
@@ -252,7 +364,7 @@ async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> 
     );
     metrics::counter!("muster_state_quarantined_total", "reason" => refused.reason).increment(1);
     let aside = quarantine::Aside {
-        origin: &item.origin,
+        origin: &origin,
         reason: &reason,
         body: &item.bytes,
         whole_batch: item.whole_batch,
@@ -262,7 +374,7 @@ async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> 
     if !quarantine::keep(db, &aside).await? {
         metrics::counter!("muster_state_quarantine_overflow_total").increment(1);
         tracing::error!(
-            origin = item.origin,
+            origin,
             "the quarantine of this origin is full, only the hash is kept"
         );
     }
@@ -274,62 +386,18 @@ pub(crate) fn reason(refused: &Refused) -> String {
     crate::domain::names::cleaned(&refused.to_string(), 1_024)
 }
 
-type Fresh<'a> = (i32, &'a Report, Taken);
-
-/// Applies compliance in the order of arrival and moves the counters by what really changed.
-async fn keep_compliance(db: &impl GenericClient, taken: &[Fresh<'_>]) -> Result<(), Error> {
-    let touched: BTreeSet<i32> = taken
-        .iter()
-        .filter(|(_, _, fresh)| !matches!(fresh, Taken::Delta(parts) if parts.is_empty()))
-        .map(|(client_no, _, _)| *client_no)
-        .collect();
-    if touched.is_empty() {
-        return Ok(());
-    }
-    let mut held = compliance::load(db, &touched.iter().copied().collect::<Vec<_>>()).await?;
-    let mut written = BTreeSet::new();
-    let mut difference = compliance::Difference::default();
-    for (client_no, report, fresh) in taken {
-        let parts = match fresh {
-            Taken::Full(parts) => {
-                let row = held.entry(*client_no).or_default();
-                difference.add(&row.states.replace(&report.compliance.states));
-                row.epoch = report.epoch;
-                row.serial = report.last_serial;
-                row.catalog_generation = report.compliance.catalog_generation;
-                written.insert(*client_no);
-                parts
-            }
-            Taken::Delta(parts) => parts,
-            Taken::Stale | Taken::NeverGiven | Taken::Repeat => continue,
-        };
-        for part in parts {
-            let row = held.entry(*client_no).or_default();
-            let changes = row.states.merge(&part.states);
-            let generation = part.catalog_generation.max(row.catalog_generation);
-            // Most reports say nothing about compliance: the large row stays as it is.
-            if !changes.is_empty() || generation != row.catalog_generation {
-                row.epoch = report.epoch;
-                row.serial = part.last_serial;
-                row.catalog_generation = generation;
-                written.insert(*client_no);
-            }
-            difference.add(&changes);
-        }
-    }
-    for client_no in written {
-        if let Some(row) = held.get(&client_no) {
-            compliance::keep(db, client_no, row).await?;
-        }
-    }
-    compliance::move_counters(db, &difference).await
-}
-
 /// The newest value of each key in the batch.
-fn newest(taken: &[Fresh<'_>]) -> states::Fresh {
+fn newest(works: &[Work]) -> states::Fresh {
     let mut fresh = states::Fresh::default();
+    let taken = works.iter().flat_map(|work| {
+        let reports = work.reports.iter();
+        reports.map(|(report, kind)| (work.known.client_no, report, kind))
+    });
     for (client_no, report, kind) in taken {
-        let client = fresh.clients.entry(*client_no).or_default();
+        if matches!(kind, Taken::Delta(_)) && report.has_compliance_only() {
+            continue;
+        }
+        let client = fresh.clients.entry(client_no).or_default();
         client.epoch = report.epoch;
         if matches!(kind, Taken::Full(_)) {
             let to = report.last_serial;
@@ -382,14 +450,15 @@ fn newer<T: Clone>(held: &mut Option<T>, fresh: Option<&T>, serial: impl Fn(&T) 
 }
 
 /// Needs that are not known to be in the database.
-fn unknown_needs(site: &Site, taken: &[Fresh<'_>]) -> BTreeSet<(i32, String)> {
+fn unknown_needs(site: &Site, works: &[Work]) -> BTreeSet<(i32, String)> {
     let known = site
         .known_needs
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    taken
+    works
         .iter()
-        .flat_map(|(_, report, _)| &report.needs)
+        .flat_map(|work| &work.reports)
+        .flat_map(|(report, _)| &report.needs)
         .filter(|need| !known.contains(*need))
         .cloned()
         .collect()

@@ -19,6 +19,8 @@ pub(crate) async fn register_client(
 ) -> Result<pb::RegisterResponse, Error> {
     let known_epoch = i32::try_from(request.known_epoch.min(MAX_EPOCH)).unwrap_or(0);
     let machine = request.machine.as_ref().map(machine).transpose()?;
+    // Its reports wait until this is done.
+    let mut known = site.known_clients.lock([client_id.0]).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let client = clients::by_id(&tx, client_id).await?.ok_or_else(blocked)?;
@@ -26,6 +28,8 @@ pub(crate) async fn register_client(
         return Err(blocked());
     }
     let epoch = clients::raise_epoch(&tx, client.client_no, known_epoch, machine.as_ref()).await?;
+    // Also when the answer to the commit is lost.
+    known.forget(client_id.0);
     tx.commit().await?;
     tracing::info!(client.id = %client_id, epoch, "client registered");
     Ok(pb::RegisterResponse {

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicI32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::GenericClient;
+use muster_compliance::Matrix;
 use muster_postgres::{Object, Pool};
 use muster_proto::catalog::catalog_service_client::CatalogServiceClient;
 use muster_proto::catalog::sync_service_client::SyncServiceClient;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 use super::Error;
 use super::backlog::Rates;
 use super::get_policy::PolicyCache;
+use super::known_clients::KnownClients;
 use crate::config::Config;
 use crate::domain::policy::PolicyKey;
 
@@ -38,6 +40,12 @@ pub(crate) struct Site {
     /// The distribution points in the order of the configuration, with their gRPC address.
     pub(crate) distribution_points: Vec<(String, Channel)>,
     pub(crate) software_update_point: Channel,
+    /// How far each client's reports are recorded.
+    pub(crate) known_clients: KnownClients,
+    /// What clients say of updates, as committed.
+    pub(crate) matrix: RwLock<Matrix>,
+    /// Held while counters are summed up.
+    pub(crate) summing: tokio::sync::Mutex<()>,
     /// Needs of clients that the database has: most reports repeat them.
     pub(crate) known_needs: Mutex<HashSet<(i32, String)>>,
     /// The highest number of an update in the catalog, as it was known last.
@@ -92,6 +100,9 @@ impl Site {
             monitor: Monitor::new(&config.rabbitmq),
             policies: PolicyCache::default(),
             rates: Rates::default(),
+            known_clients: KnownClients::new(config.state_shards),
+            matrix: RwLock::default(),
+            summing: tokio::sync::Mutex::default(),
             known_needs: Mutex::default(),
             highest_update: AtomicI32::new(0),
             content_checks: Checks::every(config.content_check_interval),

@@ -103,7 +103,7 @@ async fn handle(site: Arc<Site>, batch: Vec<Delivery>) -> Result<(), Error> {
 fn arrived(delivery: Delivery) -> Arrived {
     let user = delivery.user.as_deref().unwrap_or("nobody");
     Arrived {
-        origin: format!("queue {}, broker user {user}", delivery.queue),
+        origin: format!("queue {}, broker user {user}", delivery.queue).into(),
         // The broker refuses a user-id that is not the connection's own.
         trusted: delivery.user.is_some(),
         body: delivery.body,

@@ -5,6 +5,7 @@ pub(crate) mod names;
 pub(crate) mod page;
 pub(crate) mod policy;
 pub(crate) mod report;
+pub(crate) mod settle;
 pub(crate) mod stream;
 pub(crate) mod suite;
 pub(crate) mod update_page;

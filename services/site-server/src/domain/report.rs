@@ -141,7 +141,60 @@ pub(crate) struct Health {
     pub(crate) serial: i64,
 }
 
+/// Which report it is, without what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) epoch: i32,
+    pub(crate) last_serial: i64,
+    pub(crate) full: bool,
+}
+
+impl Header {
+    /// Reads it off the front of an encoded report, where every encoder puts its first fields;
+    /// `None` when they are not there, or name another client: then the report is decoded first.
+    /// Good enough to see that a report is a repeat, which is then forgotten.
+    pub(crate) fn peek(bytes: &[u8], client_id: &[u8; 16]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&[0x0a, 16])?;
+        let rest = rest.strip_prefix(client_id)?;
+        let (epoch, rest) = field(rest, 2)?;
+        let (_, rest) = field(rest, 3)?;
+        let (last_serial, rest) = field(rest, 4)?;
+        let (kind, _) = field(rest, 5)?;
+        Some(Self {
+            epoch: i32::try_from(epoch).ok().filter(|epoch| *epoch > 0)?,
+            last_serial: i64::try_from(last_serial).ok()?,
+            full: match kind {
+                1 => true,
+                2 => false,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// The number in a field that comes first in `bytes`, and what follows it.
+fn field(bytes: &[u8], number: u8) -> Option<(u64, &[u8])> {
+    let mut rest = bytes.strip_prefix(&[number << 3])?;
+    prost::encoding::decode_varint(&mut rest)
+        .ok()
+        .map(|value| (value, rest))
+}
+
 impl Report {
+    /// Which report it is.
+    pub(crate) fn header(&self) -> Header {
+        Header {
+            epoch: self.epoch,
+            last_serial: self.last_serial,
+            full: self.full,
+        }
+    }
+
+    /// Nothing but compliance is in it.
+    pub(crate) fn has_compliance_only(&self) -> bool {
+        self.states() == self.compliance.states.len()
+    }
+
     /// How many states it carries, for the totals.
     pub(crate) fn states(&self) -> usize {
         self.compliance.states.len()

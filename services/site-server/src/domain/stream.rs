@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::report::{Part, Report};
+use super::report::{Header, Part, Report};
 
 /// Reports that wait for a gap to close: so many at most, and so many bytes each. What does not
 /// fit is left out, and the gap is then closed by a FULL report.
@@ -47,14 +47,27 @@ pub(crate) enum Taken {
 }
 
 impl Stream {
+    /// What a report is that changes nothing; `None` for one that has to be taken.
+    pub(crate) fn judge(&self, header: &Header) -> Option<Taken> {
+        if header.epoch != self.epoch {
+            let stale = header.epoch < self.epoch;
+            return Some(if stale {
+                Taken::Stale
+            } else {
+                Taken::NeverGiven
+            });
+        }
+        let asked_for = header.last_serial == self.contiguous && self.wants_full;
+        let news =
+            header.last_serial > self.contiguous || (header.full && (asked_for || !self.has_full));
+        (!news).then_some(Taken::Repeat)
+    }
+
     /// Takes a report in. Whatever the answer, topics other than compliance are newest-wins by
     /// (epoch, serial) and need no order.
     pub(crate) fn take(&mut self, report: &Report, now: Timestamp) -> Taken {
-        if report.epoch < self.epoch {
-            return Taken::Stale;
-        }
-        if report.epoch > self.epoch {
-            return Taken::NeverGiven;
+        if let Some(nothing) = self.judge(&report.header()) {
+            return nothing;
         }
         let taken = if report.full {
             self.take_full(report)
@@ -70,11 +83,6 @@ impl Stream {
     }
 
     fn take_full(&mut self, report: &Report) -> Taken {
-        let news = report.last_serial > self.contiguous
-            || (report.last_serial == self.contiguous && self.wants_full);
-        if self.has_full && !news {
-            return Taken::Repeat;
-        }
         self.has_full = true;
         self.wants_full = false;
         self.contiguous = report.last_serial;
@@ -84,9 +92,6 @@ impl Stream {
     }
 
     fn take_delta(&mut self, report: &Report) -> Taken {
-        if report.last_serial <= self.contiguous {
-            return Taken::Repeat;
-        }
         if self.has_full && report.first_serial <= self.contiguous + 1 {
             self.contiguous = report.last_serial;
             let mut parts = vec![report.compliance.clone()];

@@ -4,13 +4,33 @@ use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_proto::{catalog as pb, convert};
 use serde_json::{Value, json};
+use tokio_postgres::Row;
 
-use super::execute;
+use super::{execute, query};
 use crate::app::Error;
 use crate::domain::names::cleaned;
 
 /// Longest text that is kept of an update's description, in bytes.
 const MAX_TEXT: usize = 16 * 1024;
+
+/// All updates, with the generation in which each came.
+pub(crate) async fn first_generations(db: &impl GenericClient) -> Result<Vec<(i32, i64)>, Error> {
+    const SQL: &str = "SELECT update_no, first_generation FROM updates";
+    let pair = |row: &Row| (row.get("update_no"), row.get("first_generation"));
+    Ok(query(db, SQL, &[]).await?.iter().map(pair).collect())
+}
+
+/// The same for some.
+pub(crate) async fn first_generations_of(
+    db: &impl GenericClient,
+    updates: &[i32],
+) -> Result<Vec<(i32, i64)>, Error> {
+    const SQL: &str = "
+        SELECT update_no, first_generation FROM updates WHERE update_no = ANY ($1)";
+    let pair = |row: &Row| (row.get("update_no"), row.get("first_generation"));
+    let rows = query(db, SQL, &[&updates]).await?;
+    Ok(rows.iter().map(pair).collect())
+}
 
 /// Keeps updates that are new or newer than what is held, with their leaves. One statement per
 /// table for the whole batch; repeating changes nothing. Where the catalog is silent about severity

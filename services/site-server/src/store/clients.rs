@@ -105,7 +105,7 @@ pub(crate) async fn add(
                              agent_version, machine_id_hash, certificate_fingerprint,
                              certificate_ends_at, epoch)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1) RETURNING client_no";
-    const STREAM: &str = "INSERT INTO report_streams (client_no, epoch) VALUES ($1, 1)";
+    const STREAM: &str = "INSERT INTO report_stream_rows (client_no, epoch) VALUES ($1, 1)";
     let client_no: i32 = query_one(
         db,
         SQL,
@@ -183,6 +183,24 @@ pub(crate) async fn by_name(db: &impl GenericClient, name: &str) -> Result<Vec<K
         .collect())
 }
 
+/// Numbers of all clients that are not deleted.
+pub(crate) async fn numbers(db: &impl GenericClient) -> Result<Vec<i32>, Error> {
+    const SQL: &str = "SELECT client_no FROM clients WHERE deleted_at IS NULL ORDER BY client_no";
+    let rows = query(db, SQL, &[]).await?;
+    Ok(rows.iter().map(|row| row.get("client_no")).collect())
+}
+
+/// Those of the numbers that are not deleted.
+pub(crate) async fn not_deleted(
+    db: &impl GenericClient,
+    clients: &[i32],
+) -> Result<Vec<i32>, Error> {
+    const SQL: &str = "
+        SELECT client_no FROM clients WHERE deleted_at IS NULL AND client_no = ANY ($1)";
+    let rows = query(db, SQL, &[&clients]).await?;
+    Ok(rows.iter().map(|row| row.get("client_no")).collect())
+}
+
 /// Gives the next epoch and starts the stream of reports anew. Returns the epoch.
 pub(crate) async fn raise_epoch(
     db: &impl GenericClient,
@@ -198,7 +216,7 @@ pub(crate) async fn raise_epoch(
             agent_version = COALESCE($7, agent_version)
         WHERE client_no = $1 RETURNING epoch";
     const STREAM: &str = "
-        UPDATE report_streams SET (epoch, has_full, contiguous_serial, highest_serial,
+        UPDATE report_stream_rows SET (epoch, has_full, contiguous_serial, highest_serial,
                                    early_reports, gap_since, wants_full)
                                 = ($2, false, 0, 0, '{}', NULL, true)
         WHERE client_no = $1";
@@ -225,9 +243,10 @@ pub(crate) async fn raise_epoch(
 /// caller takes out of the counters first.
 pub(crate) async fn delete(db: &impl GenericClient, client_no: i32) -> Result<(), Error> {
     const MARK: &str = "UPDATE clients SET deleted_at = now() WHERE client_no = $1";
-    const TABLES: [&str; 8] = [
+    const TABLES: [&str; 9] = [
         "DELETE FROM collection_members WHERE client_no = $1",
-        "DELETE FROM client_compliance WHERE client_no = $1",
+        "DELETE FROM client_compliance_rows WHERE client_no = $1",
+        "DELETE FROM client_compliance_log WHERE client_no = $1",
         "DELETE FROM update_enforcement_states WHERE client_no = $1",
         "DELETE FROM deployment_states WHERE client_no = $1",
         "DELETE FROM scan_states WHERE client_no = $1",

@@ -83,6 +83,17 @@ pub(crate) async fn is_deployed_to(
     Ok(query_one(db, SQL, &[&collection_no]).await?.get(0))
 }
 
+/// Numbers of the clients in a collection that is not built in.
+pub(crate) async fn members(
+    db: &impl GenericClient,
+    collection_no: i32,
+) -> Result<Vec<i32>, Error> {
+    const SQL: &str = "
+        SELECT client_no FROM collection_members WHERE collection_no = $1 ORDER BY client_no";
+    let rows = query(db, SQL, &[&collection_no]).await?;
+    Ok(rows.iter().map(|row| row.get("client_no")).collect())
+}
+
 pub(crate) async fn delete(db: &impl GenericClient, collection_no: i32) -> Result<(), Error> {
     const SQL: &str = "DELETE FROM collections WHERE collection_no = $1";
     execute(db, SQL, &[&collection_no]).await?;

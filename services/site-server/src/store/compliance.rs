@@ -1,33 +1,66 @@
-//! `client_compliance`, `update_counters`, `update_leaf_needs`: the matrix, kept both ways.
+//! `client_compliance_rows`, `client_compliance_log`, `counter_moves`, `update_leaf_needs`: what
+//! clients say of updates, and how many say so.
+//!
+//! A client's row is large; a small report is a row in the log instead. Readers in SQL use the
+//! view `client_compliance`, which puts both together; here it is done by [`load`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deadpool_postgres::GenericClient;
-use muster_compliance::{Change, ClientStates};
+use deadpool_postgres::{GenericClient, Transaction};
+use jiff::Timestamp;
+use muster_compliance::ClientStates;
+use muster_domain::UpdateNo;
 use muster_domain::states::Detection;
 use tokio_postgres::Row;
 
+use super::copy::Copy;
 use super::{execute, query};
 use crate::app::Error;
+use crate::domain::settle::{Held, LogRow, Moves};
 
-/// One client's row.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Held {
-    pub(crate) epoch: i32,
-    pub(crate) serial: i64,
-    pub(crate) catalog_generation: i64,
-    pub(crate) states: ClientStates,
-}
-
-/// The rows of these clients; a client without one is left out. The caller has locked their
-/// streams.
+/// What is held of these clients; a client of which nothing is held is left out. The caller keeps
+/// other writers out.
 pub(crate) async fn load(
     db: &impl GenericClient,
     clients: &[i32],
 ) -> Result<BTreeMap<i32, Held>, Error> {
-    const SQL: &str = "
+    const ROWS: &str = "
         SELECT client_no, epoch, serial, catalog_generation, installed, required, unknown
-        FROM client_compliance WHERE client_no = ANY ($1)";
+        FROM client_compliance_rows WHERE client_no = ANY ($1)";
+    const LOG: &str = "
+        SELECT client_no, epoch, serial, catalog_generation, update_nos, states
+        FROM client_compliance_log WHERE client_no = ANY ($1)
+        ORDER BY client_no, epoch, serial";
+    if clients.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = query(db, ROWS, &[&clients]).await?;
+    let log = query(db, LOG, &[&clients]).await?;
+    Ok(put_together(&rows, &log))
+}
+
+/// What is held of the clients after `after`, `limit` of them at most and ascending; to read all.
+pub(crate) async fn load_after(
+    db: &impl GenericClient,
+    after: i32,
+    limit: i64,
+) -> Result<BTreeMap<i32, Held>, Error> {
+    const ROWS: &str = "
+        SELECT client_no, epoch, serial, catalog_generation, installed, required, unknown
+        FROM client_compliance_rows WHERE client_no > $1 ORDER BY client_no LIMIT $2";
+    const LOG: &str = "
+        SELECT client_no, epoch, serial, catalog_generation, update_nos, states
+        FROM client_compliance_log WHERE client_no > $1 AND client_no <= $2
+        ORDER BY client_no, epoch, serial";
+    let rows = query(db, ROWS, &[&after, &limit]).await?;
+    let Some(last) = rows.last().map(|row| row.get::<_, i32>("client_no")) else {
+        return Ok(BTreeMap::new());
+    };
+    let log = query(db, LOG, &[&after, &last]).await?;
+    Ok(put_together(&rows, &log))
+}
+
+fn put_together(rows: &[Row], log: &[Row]) -> BTreeMap<i32, Held> {
     let held = |row: &Row| {
         let states = ClientStates::from_columns(
             row.get("installed"),
@@ -42,86 +75,148 @@ pub(crate) async fn load(
         };
         (row.get("client_no"), held)
     };
-    Ok(query(db, SQL, &[&clients])
-        .await?
-        .iter()
-        .map(held)
-        .collect())
+    let mut all: BTreeMap<i32, Held> = rows.iter().map(held).collect();
+    for row in log {
+        let Some(held) = all.get_mut(&row.get("client_no")) else {
+            continue;
+        };
+        let (numbers, states): (Vec<i32>, Vec<i16>) = (row.get("update_nos"), row.get("states"));
+        let changes: Vec<(UpdateNo, Detection)> = numbers
+            .iter()
+            .zip(&states)
+            .filter_map(|(number, state)| {
+                let state = Detection::from_id(u8::try_from(*state).ok()?)?;
+                Some((UpdateNo(number.unsigned_abs()), state))
+            })
+            .collect();
+        held.states.merge(&changes);
+        held.epoch = row.get("epoch");
+        held.serial = row.get("serial");
+        held.catalog_generation = held.catalog_generation.max(row.get("catalog_generation"));
+    }
+    all
 }
 
-/// Writes one client's row.
-pub(crate) async fn keep(
+/// Writes clients' rows. `replaced` are those that have one, `unlogged` those whose log is in
+/// their new row.
+pub(crate) async fn keep_rows(
+    tx: &Transaction<'_>,
+    rows: &[(i32, Held)],
+    replaced: &[i32],
+    unlogged: &[i32],
+) -> Result<(), Error> {
+    const REMOVE: &str = "DELETE FROM client_compliance_rows WHERE client_no = ANY ($1)";
+    const UNLOG: &str = "DELETE FROM client_compliance_log WHERE client_no = ANY ($1)";
+    const COPY: &str = "
+        COPY client_compliance_rows (client_no, epoch, serial, catalog_generation, installed,
+                                     required, unknown) FROM STDIN (FORMAT binary)";
+    if !replaced.is_empty() {
+        execute(tx, REMOVE, &[&replaced]).await?;
+    }
+    if !unlogged.is_empty() {
+        execute(tx, UNLOG, &[&unlogged]).await?;
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut copy = Copy::new();
+    for (client_no, held) in rows {
+        let (installed, required, unknown) = held.states.columns();
+        copy.row(7)
+            .int4(*client_no)
+            .int4(held.epoch)
+            .int8(held.serial)
+            .int8(held.catalog_generation)
+            .int4s(installed)
+            .int4s(required)
+            .int4s(unknown);
+    }
+    copy.send(tx, COPY).await?;
+    Ok(())
+}
+
+/// Appends to clients' logs.
+pub(crate) async fn keep_log(
+    tx: &Transaction<'_>,
+    rows: &[LogRow],
+    now: Timestamp,
+) -> Result<(), Error> {
+    const COPY: &str = "
+        COPY client_compliance_log (client_no, epoch, serial, catalog_generation, recorded_at,
+                                    update_nos, states) FROM STDIN (FORMAT binary)";
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut copy = Copy::new();
+    let (mut numbers, mut states) = (Vec::new(), Vec::new());
+    for row in rows {
+        numbers.clear();
+        states.clear();
+        for change in &row.changes {
+            numbers.push(i32::try_from(change.update_no.0).unwrap_or(i32::MAX));
+            states.push(i16::from(change.to.id()));
+        }
+        copy.row(7)
+            .int4(row.client_no)
+            .int4(row.epoch)
+            .int8(row.serial)
+            .int8(row.catalog_generation)
+            .timestamp(now)
+            .int4s(&numbers)
+            .int2s(&states);
+    }
+    copy.send(tx, COPY).await?;
+    Ok(())
+}
+
+/// Moves the counters and the totals: one row, which nobody else writes.
+pub(crate) async fn move_counters(
     db: &impl GenericClient,
-    client_no: i32,
-    held: &Held,
+    moves: &Moves,
+    reports: usize,
+    states: usize,
 ) -> Result<(), Error> {
     const SQL: &str = "
-        INSERT INTO client_compliance (client_no, epoch, serial, catalog_generation, installed,
-                                       required, unknown)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT (client_no) DO UPDATE SET
-            (epoch, serial, catalog_generation, installed, required, unknown, changed_at) =
-            (excluded.epoch, excluded.serial, excluded.catalog_generation, excluded.installed,
-             excluded.required, excluded.unknown, now())";
-    let (installed, required, unknown) = held.states.columns();
-    let params: super::Params<'_> = &[
-        &client_no,
-        &held.epoch,
-        &held.serial,
-        &held.catalog_generation,
-        &installed,
-        &required,
-        &unknown,
-    ];
+        INSERT INTO counter_moves (reports, states, update_nos, installed, required, unknown)
+        VALUES ($1, $2, $3, $4, $5, $6)";
+    let moved = moves.rows();
+    if moved.is_empty() && reports == 0 && states == 0 {
+        return Ok(());
+    }
+    let numbers: Vec<i32> = moved.iter().map(|(number, _)| *number).collect();
+    let [installed, required, unknown]: [Vec<i32>; 3] =
+        [0, 1, 2].map(|at| moved.iter().map(|(_, by)| by[at]).collect());
+    let (reports, states) = (count(reports), count(states));
+    let params: super::Params<'_> = &[&reports, &states, &numbers, &installed, &required, &unknown];
     execute(db, SQL, params).await?;
     Ok(())
 }
 
-/// By how much the counters of updates move: installed, required, unknown.
-#[derive(Debug, Default)]
-pub(crate) struct Difference(BTreeMap<i32, [i32; 3]>);
-
-impl Difference {
-    /// Adds what really changed on one client.
-    pub(crate) fn add(&mut self, changes: &[Change]) {
-        for change in changes {
-            let Ok(number) = i32::try_from(change.update_no.0) else {
-                continue;
-            };
-            let moved = self.0.entry(number).or_default();
-            for (state, by) in [(change.from, -1), (change.to, 1)] {
-                match state {
-                    Detection::Installed => moved[0] += by,
-                    Detection::Required => moved[1] += by,
-                    Detection::Unknown => moved[2] += by,
-                    Detection::NotRequired => {}
-                }
-            }
-        }
-        self.0.retain(|_, moved| *moved != [0; 3]);
-    }
+fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Moves the counters, in ascending order of the updates: two transactions never wait for each
-/// other.
-pub(crate) async fn move_counters(
-    db: &impl GenericClient,
-    difference: &Difference,
-) -> Result<(), Error> {
+/// Adds what batches moved to the counters, and forgets it. Returns how many batches it was.
+pub(crate) async fn sum_up(tx: &Transaction<'_>) -> Result<u64, Error> {
     const SQL: &str = "
-        INSERT INTO update_counters AS held (update_no, installed, required, unknown)
-        SELECT * FROM unnest($1::int4[], $2::int4[], $3::int4[], $4::int4[])
-        ON CONFLICT (update_no) DO UPDATE SET (installed, required, unknown) =
-            (held.installed + excluded.installed, held.required + excluded.required,
-             held.unknown + excluded.unknown)";
-    if difference.0.is_empty() {
-        return Ok(());
-    }
-    let numbers: Vec<i32> = difference.0.keys().copied().collect();
-    let [installed, required, unknown]: [Vec<i32>; 3] =
-        [0, 1, 2].map(|at| difference.0.values().map(|moved| moved[at]).collect());
-    execute(db, SQL, &[&numbers, &installed, &required, &unknown]).await?;
-    Ok(())
+        WITH gone AS (DELETE FROM counter_moves RETURNING *),
+        totals AS (
+            UPDATE recorded_total_rows SET (reports, states) =
+                (recorded_total_rows.reports + g.reports, recorded_total_rows.states + g.states)
+            FROM (SELECT sum(reports)::bigint AS reports, sum(states)::bigint AS states
+                  FROM gone HAVING count(*) > 0) AS g),
+        counters AS (
+            INSERT INTO update_counter_rows AS held (update_no, installed, required, unknown)
+            SELECT c.update_no, sum(c.installed), sum(c.required), sum(c.unknown)
+            FROM gone g, unnest(g.update_nos, g.installed, g.required, g.unknown)
+                 AS c (update_no, installed, required, unknown)
+            GROUP BY 1 ORDER BY 1
+            ON CONFLICT (update_no) DO UPDATE SET (installed, required, unknown) =
+                (held.installed + excluded.installed, held.required + excluded.required,
+                 held.unknown + excluded.unknown))
+        SELECT count(*) FROM gone";
+    let batches: i64 = super::query_one(tx, SQL, &[]).await?.get(0);
+    Ok(batches.unsigned_abs())
 }
 
 /// Needs of updates that the catalog does not have yet, at most.

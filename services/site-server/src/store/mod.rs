@@ -6,6 +6,7 @@ pub(crate) mod catalog;
 pub(crate) mod clients;
 pub(crate) mod collections;
 pub(crate) mod compliance;
+mod copy;
 pub(crate) mod deployments;
 pub(crate) mod packages;
 pub(crate) mod policy;

@@ -10,99 +10,31 @@ use super::{id, number, query, query_opt, time};
 use crate::app::Error;
 use crate::domain::page::Page;
 
-/// Most updates that one compliance report lists.
-const MAX_UPDATES: i64 = 5_000;
-
-/// Numbers of the updates that some client of the collection requires, most required first.
-pub(crate) async fn required_in(
-    db: &impl GenericClient,
-    collection_no: i32,
-) -> Result<Vec<i32>, Error> {
-    const SQL: &str = "
-        SELECT update_no FROM (
-            SELECT unnest(cc.required) AS update_no FROM client_compliance cc
-            WHERE $1::int4 = $2::int4 OR EXISTS (SELECT FROM collection_members m
-                  WHERE m.collection_no = $1 AND m.client_no = cc.client_no)) AS all_required
-        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT $3";
-    let rows = query(db, SQL, &[&collection_no, &ALL_SYSTEMS, &MAX_UPDATES]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+/// What an update is called, for compliance reports.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) update_no: u32,
+    pub(crate) update_id: String,
+    pub(crate) title: String,
+    pub(crate) classification: i32,
 }
 
-/// Compliance of some updates over a collection: overall, and per update.
-pub(crate) async fn compliance(
-    db: &impl GenericClient,
-    collection_no: i32,
-    updates: &[i32],
-) -> Result<pb::GetComplianceResponse, Error> {
-    // A client whose catalog is older than one of the updates has no data for it.
-    const OVERALL: &str = "
-        WITH members AS (
-            SELECT c.client_no FROM clients c
-            WHERE c.deleted_at IS NULL
-              AND ($1::int4 = $2::int4 OR EXISTS (SELECT FROM collection_members m
-                   WHERE m.collection_no = $1 AND m.client_no = c.client_no))),
-        newest AS (
-            SELECT COALESCE(max(first_generation), 0) AS generation FROM updates
-            WHERE update_no = ANY ($3))
-        SELECT count(*)::int4 AS clients,
-               (count(*) FILTER (WHERE cc.required && $3::int4[]))::int4 AS non_compliant,
-               (count(*) FILTER (WHERE cc.client_no IS NULL OR (NOT cc.required && $3::int4[]
-                    AND (cc.unknown && $3::int4[] OR cc.catalog_generation < newest.generation))))::int4
-                    AS unknown
-        FROM newest, members LEFT JOIN client_compliance cc USING (client_no)";
-    const PER_UPDATE: &str = "
-        WITH members AS (
-            SELECT cc.* FROM client_compliance cc
-            WHERE $1::int4 = $2::int4 OR EXISTS (SELECT FROM collection_members m
-                  WHERE m.collection_no = $1 AND m.client_no = cc.client_no)),
-        wanted AS (SELECT * FROM updates WHERE update_no = ANY ($3)),
-        told AS (
-            SELECT update_no, (count(*) FILTER (WHERE state = 3))::int4 AS installed,
-                   (count(*) FILTER (WHERE state = 2))::int4 AS required,
-                   (count(*) FILTER (WHERE state = 0))::int4 AS unknown
-            FROM (SELECT unnest(installed) AS update_no, 3 AS state FROM members
-                  UNION ALL SELECT unnest(required), 2 FROM members
-                  UNION ALL SELECT unnest(unknown), 0 FROM members) AS states
-            WHERE update_no IN (SELECT update_no FROM wanted) GROUP BY 1),
-        generations AS (
-            SELECT catalog_generation, count(*)::int4 AS clients FROM members GROUP BY 1)
-        SELECT w.update_no, w.update_id, w.title, w.classification,
-               COALESCE(t.installed, 0) AS installed, COALESCE(t.required, 0) AS required,
-               COALESCE(t.unknown, 0) AS unknown,
-               (SELECT COALESCE(sum(g.clients), 0)::int4 FROM generations g
-                WHERE g.catalog_generation >= w.first_generation) AS informed
-        FROM wanted w LEFT JOIN told t USING (update_no)
-        ORDER BY required DESC, w.update_no LIMIT $4";
-    let row = super::query_one(db, OVERALL, &[&collection_no, &ALL_SYSTEMS, &updates]).await?;
-    let clients = number(&row, "clients");
-    let (non_compliant, unknown) = (number(&row, "non_compliant"), number(&row, "unknown"));
-    let update = |row: &Row| {
-        let (installed, required) = (number(row, "installed"), number(row, "required"));
-        let informed = number(row, "informed");
-        let not_required = informed.saturating_sub(installed + required + number(row, "unknown"));
-        pb::UpdateCompliance {
-            update_no: number(row, "update_no"),
-            update_id: row.get("update_id"),
-            title: row.get("title"),
-            classification: row.get::<_, i16>("classification").into(),
-            installed,
-            required,
-            not_required,
-            unknown: clients.saturating_sub(installed + required + not_required),
-        }
+/// The names of these updates.
+pub(crate) async fn named(db: &impl GenericClient, updates: &[i32]) -> Result<Vec<Named>, Error> {
+    const SQL: &str = "
+        SELECT update_no, update_id, title, classification FROM updates
+        WHERE update_no = ANY ($1)";
+    let named = |row: &Row| Named {
+        update_no: number(row, "update_no"),
+        update_id: row.get("update_id"),
+        title: row.get("title"),
+        classification: row.get::<_, i16>("classification").into(),
     };
-    let params: super::Params<'_> = &[&collection_no, &ALL_SYSTEMS, &updates, &MAX_UPDATES];
-    Ok(pb::GetComplianceResponse {
-        clients,
-        compliant: clients.saturating_sub(non_compliant + unknown),
-        non_compliant,
-        unknown,
-        updates: query(db, PER_UPDATE, params)
-            .await?
-            .iter()
-            .map(update)
-            .collect(),
-    })
+    Ok(query(db, SQL, &[&updates])
+        .await?
+        .iter()
+        .map(named)
+        .collect())
 }
 
 /// Clients of a deployment's collection by state of topic 301.

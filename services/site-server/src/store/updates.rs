@@ -30,7 +30,7 @@ const IN_LISTS: usize = 256;
 
 /// Which updates a filter finds.
 const MATCHING: &str = "
-    FROM updates u LEFT JOIN update_counters k USING (update_no)
+    FROM updates u LEFT JOIN update_counter_rows k USING (update_no)
     WHERE (cardinality($1::int2[]) = 0 OR u.classification = ANY ($1))
       AND ($2 = '' OR u.product = $2)
       AND ($3 = '' OR u.suite = $3)
@@ -51,7 +51,12 @@ const MATCHING: &str = "
 const COLUMNS: &str = "
     fleet AS MATERIALIZED (SELECT count(*)::int4 AS clients FROM clients WHERE deleted_at IS NULL),
     generations AS MATERIALIZED (
-        SELECT catalog_generation, count(*)::int4 AS clients FROM client_compliance GROUP BY 1)
+        SELECT GREATEST(r.catalog_generation, l.catalog_generation) AS catalog_generation,
+               count(*)::int4 AS clients
+        FROM client_compliance_rows r LEFT JOIN (
+             SELECT client_no, max(catalog_generation) AS catalog_generation
+             FROM client_compliance_log GROUP BY 1) AS l USING (client_no)
+        GROUP BY 1)
     SELECT u.update_no, u.update_id, u.revision, u.generation, u.title,
            left(u.description, 256) AS description, u.classification, u.severity, u.product,
            u.suite, u.source_package, u.source_version, u.cve_ids, u.released_at, u.supersedes,
@@ -61,7 +66,7 @@ const COLUMNS: &str = "
            fleet.clients,
            (SELECT COALESCE(sum(g.clients), 0)::int4 FROM generations g
             WHERE g.catalog_generation >= u.first_generation) AS informed
-    FROM page JOIN updates u USING (update_no) LEFT JOIN update_counters k USING (update_no)
+    FROM page JOIN updates u USING (update_no) LEFT JOIN update_counter_rows k USING (update_no)
     CROSS JOIN fleet ";
 
 /// A page is chosen by its narrow keys first; only its rows are read in full.

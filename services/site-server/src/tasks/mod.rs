@@ -8,7 +8,7 @@ use muster_runtime::{Backoff, Tasks};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::distribute_content::{self, Progress};
-use crate::app::{Error, Site, backlog, follow_catalog};
+use crate::app::{Error, Site, backlog, follow_catalog, sum_up_counters};
 
 /// How often it is looked what distribution points should have; a package or a new need wakes the
 /// task at once.
@@ -21,6 +21,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often the queues are looked at.
 const BACKLOG: Duration = Duration::from_secs(5);
+
+/// How often what batches moved is added to the counters.
+const COUNTERS: Duration = Duration::from_secs(5);
 
 /// Starts all of them.
 pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
@@ -46,6 +49,11 @@ pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
     tasks.every("distribute-content", CONTENT, Some(nudge), move || {
         let (site, tasks) = (Arc::clone(&it), ours.clone());
         async move { distribute(&site, &tasks).await }
+    });
+    let it = Arc::clone(site);
+    tasks.every("sum-up-counters", COUNTERS, None, move || {
+        let site = Arc::clone(&it);
+        async move { sum_up_counters::sum_up_counters(&site).await }
     });
     let it = Arc::clone(site);
     tasks.every("watch-backlog", BACKLOG, None, move || {

@@ -69,9 +69,9 @@ const MANY: &str = "
            CASE WHEN n % 5 > 0 THEN timestamptz '2026-01-01' + n % 90 * interval '1 day' END,
            '{}', '{}', false, 60, false
     FROM generate_series(100, 34099) AS n;
-    INSERT INTO update_counters (update_no, installed, required, unknown)
+    INSERT INTO update_counter_rows (update_no, installed, required, unknown)
     SELECT n, 1, n % 7, 0 FROM generate_series(100, 34099, 3) AS n;
-    ANALYZE updates; ANALYZE update_counters;";
+    ANALYZE updates; ANALYZE update_counter_rows;";
 
 #[tokio::test]
 #[allow(clippy::print_stdout)] // shown with --nocapture; a bound would fail on a busy machine

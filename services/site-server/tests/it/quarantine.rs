@@ -58,7 +58,7 @@ async fn poison_is_applied_exactly_once_after_the_fix() {
     let (sick, well) = (site.enrol("sick").await, site.enrol("well").await);
     let db = site.pool.get().await.unwrap();
     // A table refuses a value that the door let through.
-    let poison = "ALTER TABLE update_counters ADD CONSTRAINT poison CHECK (update_no <> 13)";
+    let poison = "ALTER TABLE counter_moves ADD CONSTRAINT poison CHECK (13 <> ALL (update_nos))";
     db.batch_execute(poison).await.unwrap();
     site.report(&[
         well.full(1, &[(1, Installed)]),
@@ -95,7 +95,7 @@ async fn poison_is_applied_exactly_once_after_the_fix() {
     assert_eq!(reports_recorded(&site).await, 2);
 
     // After it, four administrators at once: one of them does it, nobody does it twice.
-    db.batch_execute("ALTER TABLE update_counters DROP CONSTRAINT poison")
+    db.batch_execute("ALTER TABLE counter_moves DROP CONSTRAINT poison")
         .await
         .unwrap();
     let tries = (0..4).map(|_| {
