@@ -26,10 +26,12 @@ enum Part {
     Rabbit,
 }
 
-const VICTIMS: [Victim; 7] = [
+/// The agents come twice: at the start, and some seconds later, when packages are being installed.
+const VICTIMS: [Victim; 8] = [
     Victim::Agents,
     Victim::Part(Part::Service(Service::ManagementPoint)),
     Victim::Part(Part::Service(Service::SiteServer)),
+    Victim::Agents,
     Victim::Part(Part::Postgres),
     Victim::Part(Part::Rabbit),
     Victim::Part(Part::Service(Service::DistributionPoint)),
@@ -82,13 +84,15 @@ fn a_real_root_is_patched_while_everything_around_it_is_killed() -> Result<()> {
     let wanted = stage.deploy_security("June", "Roots")?;
     assert!(!wanted.is_empty(), "nothing to install would prove nothing");
 
-    let mut kills = 0;
+    let (mut kills, mut at_work) = (0, 0);
     for round in 0.. {
         // The agent is hit in download, in the middle of dpkg, and while it reports.
         for victim in VICTIMS {
-            std::thread::sleep(Duration::from_millis(rng.random_range(50..1_500)));
-            if stage.admin.deployment("June").is_ok_and(|it| it.is_done()) && round > 0 {
-                break;
+            std::thread::sleep(Duration::from_millis(rng.random_range(50..700)));
+            match stage.admin.deployment("June") {
+                Ok(now) if now.is_done() && round > 0 => break,
+                Ok(now) if !now.is_done() => at_work += 1,
+                Ok(_) | Err(_) => {}
             }
             say(&format!("kill -9 of {victim:?}"));
             kills += 1;
@@ -113,7 +117,13 @@ fn a_real_root_is_patched_while_everything_around_it_is_killed() -> Result<()> {
         },
     );
     let site_says = site_says.with_context(|| format!("the agent said last:\n{}", agent.log()))?;
-    say(&format!("{kills} kills; {site_says:?}"));
+    say(&format!(
+        "{kills} kills, {at_work} surely before the end; {site_says:?}"
+    ));
+    assert!(
+        at_work >= 3,
+        "the deployment was over before anything was killed"
+    );
     assert_eq!(
         (site_says.compliant, site_says.failed),
         (1, 0),
@@ -159,8 +169,10 @@ fn a_simulated_fleet_ends_with_the_same_report_after_kills_of_everything() -> Re
     stage.await_scans(CLIENTS as usize)?;
     let wanted = stage.deploy_security("June", "Fleet")?;
     assert!(!wanted.is_empty(), "nothing to install would prove nothing");
+    let mut at_work = 0;
     for victim in VICTIMS {
-        std::thread::sleep(Duration::from_millis(rng.random_range(50..1_000)));
+        std::thread::sleep(Duration::from_millis(rng.random_range(50..700)));
+        at_work += u32::from(stage.admin.deployment("June").is_ok_and(|it| !it.is_done()));
         say(&format!("kill -9 of {victim:?}"));
         match victim {
             Victim::Agents => {
@@ -179,6 +191,11 @@ fn a_simulated_fleet_ends_with_the_same_report_after_kills_of_everything() -> Re
         },
     );
     let end = end.with_context(|| format!("the fleet said last:\n{}", fleet.log()))?;
+    say(&format!("{at_work} kills surely before the end"));
+    assert!(
+        at_work >= 3,
+        "the deployment was over before anything was killed"
+    );
     // An undisturbed fleet without failures ends so: everybody compliant, nothing required.
     assert_eq!(
         (end.clients, end.compliant, end.failed),
