@@ -21,7 +21,10 @@ use muster_proto::client::{
 use muster_proto::policy::policy_service_server::{PolicyService, PolicyServiceServer};
 use muster_proto::policy::{GetPolicyRequest, GetPolicyResponse, Policy};
 use muster_proto::state::state_service_server::{StateService, StateServiceServer};
-use muster_proto::state::{Report, ReportKind, ReportStatesRequest, ReportStatesResponse};
+use muster_proto::state::{
+    RelayReportsRequest, RelayReportsResponse, Report, ReportKind, ReportStatesRequest,
+    ReportStatesResponse,
+};
 use muster_runtime::auth::{self, Caller, Table};
 use muster_runtime::grpc::{Handle, Server, ServerConfig};
 use muster_runtime::status::{Kind, status};
@@ -369,6 +372,13 @@ impl PolicyService for Service {
 
 #[tonic::async_trait]
 impl StateService for Service {
+    async fn relay_reports(
+        &self,
+        _: Request<RelayReportsRequest>,
+    ) -> Result<Response<RelayReportsResponse>, Status> {
+        unreachable!("no client relays")
+    }
+
     async fn report_states(
         &self,
         request: Request<ReportStatesRequest>,

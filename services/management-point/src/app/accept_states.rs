@@ -10,7 +10,7 @@ use muster_proto::state::ReportEnvelope;
 use muster_runtime::telemetry;
 
 use super::{Error, Point};
-use crate::domain::report::{self, Lane, MAX_REPORTS, Refused};
+use crate::domain::report::{self, Lane, MAX_RELAYED, MAX_REPORTS, Refused};
 
 /// Accepts reports of `client`. `Ok` means that the broker has all of them on stable storage;
 /// otherwise none may be forgotten, and sending all of them again is harmless.
@@ -24,7 +24,7 @@ pub(crate) async fn accept_states(
     }
     let received_at = timestamp(jiff::Timestamp::now());
     let traceparent = telemetry::traceparent().unwrap_or_default();
-    let mut lanes: BTreeMap<Lane, Vec<ReportEnvelope>> = BTreeMap::new();
+    let mut lanes = Lanes::new();
     for bytes in reports {
         let lane = report::check(&bytes, client, point.config.state_shards)?;
         lanes.entry(lane).or_default().push(ReportEnvelope {
@@ -34,6 +34,32 @@ pub(crate) async fn accept_states(
             received_at: Some(received_at),
         });
     }
+    hand_over(point, lanes).await
+}
+
+/// Accepts reports that another management point has taken from its clients. It says whose they
+/// are, as it does when it publishes to the broker itself; each must still be that client's.
+pub(crate) async fn relay_reports(
+    point: &Point,
+    envelopes: Vec<ReportEnvelope>,
+) -> Result<(), Error> {
+    if envelopes.is_empty() || envelopes.len() > MAX_RELAYED {
+        return Err(Refused::Count.into());
+    }
+    let received_at = timestamp(jiff::Timestamp::now());
+    let mut lanes = Lanes::new();
+    for mut envelope in envelopes {
+        let client = ClientId::from_slice(&envelope.client_id).map_err(|_| Refused::Foreign)?;
+        let lane = report::check(&envelope.report, client, point.config.state_shards)?;
+        envelope.received_at.get_or_insert(received_at);
+        lanes.entry(lane).or_default().push(envelope);
+    }
+    hand_over(point, lanes).await
+}
+
+type Lanes = BTreeMap<Lane, Vec<ReportEnvelope>>;
+
+async fn hand_over(point: &Point, lanes: Lanes) -> Result<(), Error> {
     let handed = lanes
         .into_iter()
         .map(|(lane, reports)| point.collector.hand_over(lane, reports));

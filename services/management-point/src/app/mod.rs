@@ -10,7 +10,7 @@ mod error;
 use muster_proto::client::client_gateway_service_client::ClientGatewayServiceClient;
 use muster_runtime::grpc::Channel;
 
-pub(crate) use accept_states::accept_states;
+pub(crate) use accept_states::{accept_states, relay_reports};
 pub(crate) use ask_site::{get_locations, get_policy, register};
 pub(crate) use collector::{Collector, Handed, Inboxes};
 pub(crate) use enrol::{Doorkeeper, enrol};

@@ -7,6 +7,8 @@ use prost::Message;
 
 /// Reports in one call.
 pub(crate) const MAX_REPORTS: usize = 16;
+/// Reports in one call of another management point.
+pub(crate) const MAX_RELAYED: usize = 64;
 /// Bytes of one report.
 pub(crate) const MAX_REPORT: usize = 1024 * 1024;
 /// Updates in one report.

@@ -4,6 +4,7 @@ use muster_runtime::Role;
 use muster_runtime::auth::{Caller, Table};
 
 const CLIENT: &[Caller] = &[Caller::Role(Role::Client)];
+const MANAGEMENT_POINT: &[Caller] = &[Caller::Role(Role::ManagementPoint)];
 
 /// One row per method; everything else is denied.
 pub(crate) const TABLE: Table = &[
@@ -15,6 +16,10 @@ pub(crate) const TABLE: Table = &[
     ("/muster.client.v1.RegistrationService/GetLocations", CLIENT),
     ("/muster.policy.v1.PolicyService/GetPolicy", CLIENT),
     ("/muster.state.v1.StateService/ReportStates", CLIENT),
+    (
+        "/muster.state.v1.StateService/RelayReports",
+        MANAGEMENT_POINT,
+    ),
 ];
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! `muster.state.v1.StateService`.
 
 use muster_proto::state::state_service_server::StateService;
-use muster_proto::state::{ReportStatesRequest, ReportStatesResponse};
+use muster_proto::state::{
+    RelayReportsRequest, RelayReportsResponse, ReportStatesRequest, ReportStatesResponse,
+};
 use muster_runtime::status::to_status;
 use tonic::{Request, Response, Status};
 
@@ -22,5 +24,16 @@ impl StateService for Door {
         let next = self.point.config.collect.next_report_in;
         let next_report_in = prost_types::Duration::try_from(next).ok();
         Ok(Response::new(ReportStatesResponse { next_report_in }))
+    }
+
+    async fn relay_reports(
+        &self,
+        request: Request<RelayReportsRequest>,
+    ) -> Result<Response<RelayReportsResponse>, Status> {
+        let envelopes = request.into_inner().envelopes;
+        app::relay_reports(&self.point, envelopes)
+            .await
+            .map_err(to_status)?;
+        Ok(Response::new(RelayReportsResponse {}))
     }
 }

@@ -14,7 +14,10 @@ use muster_domain::ClientId;
 use muster_proto::client::registration_service_client::RegistrationServiceClient;
 use muster_proto::client::{EnrolRequest, GetLocationsRequest, RegisterRequest};
 use muster_proto::policy::GetPolicyRequest;
-use muster_proto::state::{Priority, Report, ReportBatch, ReportKind, ReportStatesRequest};
+use muster_proto::state::{
+    Priority, RelayReportsRequest, Report, ReportBatch, ReportEnvelope, ReportKind,
+    ReportStatesRequest,
+};
 use muster_rabbitmq::{Batch, consume};
 use muster_runtime::{Role, Tasks, status};
 use muster_testkit::{TestCa, eventually};
@@ -32,6 +35,7 @@ async fn a_management_point_keeps_its_promises() {
     a_client_is_who_its_certificate_says(&world).await;
     what_can_never_be_recorded_is_refused(&world).await;
     a_report_reaches_its_queue_byte_for_byte(&world).await;
+    another_management_point_relays_reports_of_its_clients(&world).await;
     the_site_answers_about_the_client_in_the_certificate(&world).await;
     reports_are_accepted_while_the_site_server_is_away(&mut world).await;
     nothing_is_acknowledged_without_the_brokers_confirm(&mut world).await;
@@ -240,6 +244,49 @@ async fn a_report_reaches_its_queue_byte_for_byte(world: &World) {
     assert_eq!(envelope.client_id.as_ref(), client.as_bytes());
     assert!(envelope.received_at.is_some());
     assert_eq!(find(&urgent).0, "site.P01.state.urgent");
+}
+
+async fn another_management_point_relays_reports_of_its_clients(world: &World) {
+    let identity = world.ca.issue(Role::ManagementPoint, "branch");
+    let (mut states, _) = world.services(channel(world.url(), &identity));
+    let (one, other) = (ClientId::generate(), ClientId::generate());
+    let envelope = |named: ClientId, client: ClientId| ReportEnvelope {
+        report: report(client, 1).encode_to_vec().into(),
+        client_id: named.as_bytes().to_vec().into(),
+        ..Default::default()
+    };
+    let relay = |envelopes| RelayReportsRequest { envelopes };
+    let both = vec![envelope(one, one), envelope(other, other)];
+    states.relay_reports(relay(both.clone())).await.unwrap();
+    let seen = world.take_all().await;
+    for sent in &both {
+        let (_, envelope) = seen
+            .iter()
+            .find(|(_, it)| it.report == sent.report)
+            .unwrap();
+        assert_eq!(envelope.client_id, sent.client_id);
+        assert!(envelope.received_at.is_some());
+    }
+
+    let refused = refusal(
+        states
+            .relay_reports(relay(vec![envelope(one, other)]))
+            .await,
+    );
+    assert_eq!(
+        refused,
+        (Code::PermissionDenied, "FOREIGN_CLIENT".to_owned())
+    );
+    let many = vec![envelope(one, one); 65];
+    assert_eq!(
+        refusal(states.relay_reports(relay(many)).await).1,
+        "REPORT_COUNT"
+    );
+    // Nobody else may: a client speaks for itself.
+    let (mut states, _) = world.services(world.client(one));
+    let refused = refusal(states.relay_reports(relay(vec![envelope(one, one)])).await);
+    assert_eq!(refused.0, Code::PermissionDenied);
+    assert!(world.take_all().await.is_empty());
 }
 
 async fn the_site_answers_about_the_client_in_the_certificate(world: &World) {
