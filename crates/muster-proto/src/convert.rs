@@ -3,8 +3,9 @@
 
 use jiff::Timestamp;
 use muster_domain::rule::{Comparison, MAX_RULE_DEPTH, Rule};
+use muster_stream::{MAX_RANGES, SerialRange, Wanted, Wish};
 
-use crate::catalog as pb;
+use crate::{catalog as pb, state};
 
 /// A field of a message that cannot be what it should be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -67,6 +68,55 @@ pub fn from_duration(
         }
         _ => Err(InvalidField::new(field, "it must not be negative")),
     }
+}
+
+/// A wish for the wire.
+pub fn to_wish(wish: &Wish) -> state::Wish {
+    let (kind, ranges) = match &wish.wanted {
+        Wanted::Ranges(ranges) => (state::WishKind::Ranges, ranges.as_slice()),
+        Wanted::Full => (state::WishKind::Full, &[][..]),
+        Wanted::Register => (state::WishKind::Register, &[][..]),
+        Wanted::RenewIdentity => (state::WishKind::RenewIdentity, &[][..]),
+    };
+    let range = |range: &SerialRange| state::SerialRange {
+        first: range.first,
+        last: range.last,
+    };
+    state::Wish {
+        kind: kind.into(),
+        epoch: wish.epoch,
+        ranges: ranges.iter().map(range).collect(),
+    }
+}
+
+/// A wish from the wire; `None` for none, and for a kind that only a newer client understands.
+pub fn from_wish(wish: &state::Wish) -> Result<Option<Wish>, InvalidField> {
+    let wanted = match state::WishKind::try_from(wish.kind) {
+        Ok(state::WishKind::NoneUnspecified) | Err(_) => return Ok(None),
+        Ok(state::WishKind::Ranges) => Wanted::Ranges(ranges(&wish.ranges)?),
+        Ok(state::WishKind::Full) => Wanted::Full,
+        Ok(state::WishKind::Register) => Wanted::Register,
+        Ok(state::WishKind::RenewIdentity) => Wanted::RenewIdentity,
+    };
+    let epoch = wish.epoch;
+    Ok(Some(Wish { epoch, wanted }))
+}
+
+fn ranges(ranges: &[state::SerialRange]) -> Result<Vec<SerialRange>, InvalidField> {
+    let wrong = |why| InvalidField::new("wish.ranges", why);
+    if ranges.is_empty() || ranges.len() > MAX_RANGES {
+        return Err(wrong("it must be 1 to 32"));
+    }
+    let mut after = 0;
+    let mut read = Vec::with_capacity(ranges.len());
+    for &state::SerialRange { first, last } in ranges {
+        if first <= after || last < first {
+            return Err(wrong("they must be ascending"));
+        }
+        after = last;
+        read.push(SerialRange { first, last });
+    }
+    Ok(read)
 }
 
 /// A rule from the wire; refused when it is empty or deeper than [`MAX_RULE_DEPTH`].
@@ -142,6 +192,30 @@ mod tests {
 
     use super::*;
     use crate::state as wire;
+
+    #[test]
+    fn a_wish_survives_the_wire_and_a_wrong_one_names_its_field() {
+        let range = |first, last| SerialRange { first, last };
+        for wanted in [
+            Wanted::Ranges(vec![range(1, 1), range(3, 9)]),
+            Wanted::Full,
+            Wanted::Register,
+            Wanted::RenewIdentity,
+        ] {
+            let wish = Wish { epoch: 3, wanted };
+            assert_eq!(from_wish(&to_wish(&wish)).unwrap(), Some(wish));
+        }
+        for ranges in [vec![], vec![range(2, 1)], vec![range(1, 5), range(5, 6)]] {
+            let wanted = Wanted::Ranges(ranges);
+            let error = from_wish(&to_wish(&Wish { epoch: 3, wanted })).unwrap_err();
+            assert_eq!(error.field, "wish.ranges");
+        }
+        let unknown = state::Wish {
+            kind: 99,
+            ..Default::default()
+        };
+        assert_eq!(from_wish(&unknown).unwrap(), None);
+    }
 
     /// Holds a wire enum against its domain enum: the same ids, and none missing.
     macro_rules! same_ids {

@@ -106,6 +106,9 @@ pub struct ClientSettings {
     /// How often changed states are sent.
     #[serde(with = "humantime_serde")]
     pub report_interval: Duration,
+    /// How long a client may have nothing to report before it says that it is there.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_interval: Duration,
     /// How often a client scans by itself.
     #[serde(with = "humantime_serde")]
     pub scan_interval: Duration,
@@ -130,6 +133,7 @@ impl Default for ClientSettings {
         Self {
             policy_poll_interval: HOUR,
             report_interval: Duration::from_secs(15 * 60),
+            heartbeat_interval: HOUR,
             scan_interval: HOUR * 24 * 7,
             scan_jitter: HOUR * 2,
             scan_ttl: HOUR * 24,
@@ -152,6 +156,7 @@ impl ClientSettings {
             reevaluation_interval: Some(convert::to_duration(self.reevaluation_interval)),
             scheduled_scan_is_forced: self.scheduled_scan_is_forced,
             installs_allowed: self.installs_allowed,
+            heartbeat_interval: Some(convert::to_duration(self.heartbeat_interval)),
         }
     }
 }

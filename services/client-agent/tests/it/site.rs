@@ -402,6 +402,7 @@ impl StateService for Service {
         }
         Ok(Response::new(ReportStatesResponse {
             next_report_in: None,
+            wish: None,
         }))
     }
 }

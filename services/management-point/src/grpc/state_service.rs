@@ -23,7 +23,10 @@ impl StateService for Door {
             .map_err(to_status)?;
         let next = self.point.config.collect.next_report_in;
         let next_report_in = prost_types::Duration::try_from(next).ok();
-        Ok(Response::new(ReportStatesResponse { next_report_in }))
+        Ok(Response::new(ReportStatesResponse {
+            next_report_in,
+            wish: None,
+        }))
     }
 
     async fn relay_reports(
