@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use muster_runtime::humantime_serde;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -34,6 +35,10 @@ pub struct Config {
     /// things.
     #[serde(default = "default_durable")]
     pub durable: bool,
+    /// How long the one active process may be silent before a standby ends its session and takes
+    /// over; it says every third of this that it lives. At least 3 seconds.
+    #[serde(default = "default_lease_timeout", with = "humantime_serde")]
+    pub lease_timeout: Duration,
 }
 
 const fn default_port() -> u16 {
@@ -50,6 +55,10 @@ const fn default_pool_size() -> usize {
 
 const fn default_durable() -> bool {
     true
+}
+
+const fn default_lease_timeout() -> Duration {
+    Duration::from_secs(15)
 }
 
 /// How long a new connection may take.
@@ -79,6 +88,7 @@ impl Config {
             schema: default_schema(),
             pool_size: default_pool_size(),
             durable: default_durable(),
+            lease_timeout: default_lease_timeout(),
         }
     }
 
@@ -92,6 +102,9 @@ impl Config {
             return Err(Error::Config(
                 "host must be the absolute path of a socket folder",
             ));
+        }
+        if self.lease_timeout < Duration::from_secs(3) {
+            return Err(Error::Config("lease_timeout must be at least 3 s"));
         }
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         let starts = self

@@ -9,6 +9,7 @@ use futures::{FutureExt, StreamExt};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
+use muster_runtime::faults::{self, Control};
 use muster_runtime::{Backoff, Tasks};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -178,14 +179,23 @@ where
                 metrics::gauge!("muster_amqp_message_age_seconds", "queue" => self.label())
                     .set(age.as_secs_f64());
             }
+            // The tag is one of this channel, and it carries nothing else.
+            let options = BasicAckOptions { multiple: true };
+            if faults::without(Control::AckBeforeCommit)
+                && let Err(error) = link.channel.basic_ack(last, options).await
+            {
+                return End::Lost(error.to_string());
+            }
             if let Err(end) = self.handle(link, &deliveries, messages).await {
                 return end;
             }
-            // The tag is one of this channel, and it carries nothing else.
-            let options = BasicAckOptions { multiple: true };
+            if faults::without(Control::AckBeforeCommit) {
+                continue;
+            }
             if let Err(error) = link.channel.basic_ack(last, options).await {
                 return End::Lost(error.to_string());
             }
+            faults::point("site.record.after_ack");
         }
     }
 

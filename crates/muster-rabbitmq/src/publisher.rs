@@ -8,6 +8,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Connection};
+use muster_runtime::faults::{self, Control};
 use muster_runtime::{Backoff, Tasks};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -169,9 +170,11 @@ impl Link {
     async fn open(config: &Config) -> Result<Self, Error> {
         let connection = connection::open(config, "publisher").await?;
         let channel = connection.create_channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
+        if !faults::without(Control::WithoutConfirms) {
+            channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await?;
+        }
         Ok(Self {
             connection,
             channel,
@@ -318,6 +321,9 @@ async fn send(channel: &Channel, config: &Config, request: Request) -> bool {
             ("unroutable", Err(Error::Unroutable { queue: key }))
         }
         Ok(Ok(Confirmation::Nack(_))) => ("full", Err(Error::Full { queue: key })),
+        Ok(Ok(Confirmation::NotRequested)) if faults::without(Control::WithoutConfirms) => {
+            ("confirmed", Ok(()))
+        }
         Ok(Ok(Confirmation::NotRequested)) | Err(_) => return false,
         Ok(Err(error)) => {
             tracing::debug!(%error, exchange, key, "publish failed");

@@ -18,6 +18,7 @@ pub mod auth;
 pub mod backoff;
 pub mod config;
 pub mod crypto;
+pub mod faults;
 pub mod grpc;
 mod shutdown;
 pub mod status;

@@ -8,7 +8,7 @@ use muster_proto::client::SignedPolicy;
 use muster_proto::policy::policy_service_client::PolicyServiceClient;
 use muster_proto::policy::{GetPolicyRequest, Policy};
 use muster_proto::state::ClientHealth;
-use muster_runtime::Role;
+use muster_runtime::{Role, faults};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -194,6 +194,7 @@ impl Agent {
         let held = self.store().read(|r| r.number(meta::POLICY_REVISION))?;
         match verify(signed, registration, held.unwrap_or(0)) {
             Ok(policy) => {
+                faults::point("agent.policy.before_apply");
                 self.store().write(|w| {
                     w.set_bytes(meta::POLICY, &signed.policy)?;
                     w.set_bytes(meta::POLICY_VERSION, &signed.version)?;
@@ -202,6 +203,7 @@ impl Agent {
                     w.clear_attempts()?;
                     w.put_message(Kind::Health, b"", &healthy(), now)
                 })?;
+                faults::point("agent.policy.applied");
                 tracing::info!(
                     revision = policy.revision,
                     deployments = policy.deployments.len(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use muster_proto::convert;
 use muster_proto::state::ReportStatesRequest;
 use muster_proto::state::state_service_client::StateServiceClient;
-use muster_runtime::Role;
+use muster_runtime::{Role, faults};
 use prost::Message;
 
 use crate::agent::Agent;
@@ -41,6 +41,7 @@ impl Agent {
                 reports: vec![packed.report.encode_to_vec().into()],
             };
             let points = self.locations()?.management_points;
+            faults::point("agent.report.before_send");
             let answer = wire::first(
                 self.wire(),
                 &points,
@@ -66,7 +67,9 @@ impl Agent {
                     return Err(error);
                 }
             };
+            faults::point("agent.report.after_ack");
             acknowledge(self.store(), &packed.report)?;
+            faults::point("agent.report.acknowledged");
             metrics::counter!("muster_agent_reports_total").increment(1);
             sent.reports += 1;
             sent.next_report_in = answer

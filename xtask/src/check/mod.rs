@@ -2,6 +2,7 @@
 
 mod architecture;
 mod dashboards;
+mod faults;
 mod layers;
 mod modules;
 
@@ -84,6 +85,7 @@ fn one(workspace: &Workspace, check: Check) -> Result<()> {
         Check::Layers => {
             let mut wrong = layers::violations(workspace)?;
             wrong.extend(modules::violations(workspace.root())?);
+            wrong.extend(faults::violations(workspace.root())?);
             report(&wrong)
         }
         Check::Architecture => report(&architecture::violations(workspace.root())?),

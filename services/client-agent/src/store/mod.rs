@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use muster_domain::ClientId;
+use muster_runtime::faults;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 pub use catalog::{CachedUpdate, Catalog};
@@ -143,7 +144,9 @@ impl Store {
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let writer = Writer { tx };
         let value = change(&writer)?;
+        faults::point("agent.spool.before_commit");
         writer.tx.commit()?;
+        faults::point("agent.spool.after_commit");
         Ok(value)
     }
 

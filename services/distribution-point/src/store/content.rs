@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use muster_runtime::faults;
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, blocking, create_folder, sync_folder};
@@ -221,7 +222,9 @@ impl Content {
             create_folder(shelf)?;
             sync_folder(&self.folder)?;
         }
+        faults::point("dp.content.before_rename");
         fs::rename(from, &path).map_err(Error::at("rename", from))?;
+        faults::point("dp.content.renamed");
         sync_folder(shelf)?;
         self.write().insert(digest, size);
         self.count();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use muster_domain::ClientId;
 use muster_proto::state::ReportEnvelope;
-use muster_runtime::telemetry;
+use muster_runtime::{faults, telemetry};
 
 use super::{Error, Point};
 use crate::domain::report::{self, Lane, MAX_RELAYED, MAX_REPORTS, Refused};
@@ -63,7 +63,9 @@ async fn hand_over(point: &Point, lanes: Lanes) -> Result<(), Error> {
     let handed = lanes
         .into_iter()
         .map(|(lane, reports)| point.collector.hand_over(lane, reports));
-    try_join_all(handed).await.map(drop)
+    try_join_all(handed).await?;
+    faults::point("mp.before_reply");
+    Ok(())
 }
 
 fn timestamp(at: jiff::Timestamp) -> prost_types::Timestamp {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use muster_proto::state::ReportBatch;
 use muster_rabbitmq::{Headers, Publisher, topology};
-use muster_runtime::Tasks;
+use muster_runtime::{Tasks, faults};
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
@@ -167,9 +167,11 @@ async fn send<B: Broker>(broker: &B, key: &str, batch: Vec<Handed>) {
         .find(|it| !it.is_empty())
         .cloned();
     let body = Bytes::from(ReportBatch { reports }.encode_to_vec());
+    faults::point("mp.before_publish");
     let result = broker
         .publish(key, body, Headers { traceparent, count })
         .await;
+    faults::point("mp.after_confirm");
     let outcome = if result.is_ok() {
         "confirmed"
     } else {

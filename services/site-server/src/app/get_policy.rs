@@ -8,6 +8,7 @@ use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_domain::ClientId;
 use muster_proto::{client as pb, convert, policy};
+use muster_runtime::faults;
 
 use super::register_client::blocked;
 use super::{Error, Site};
@@ -72,6 +73,9 @@ pub(crate) async fn get_policy(
         }
     };
     store::seen(&db, asking.client_no).await?;
+    if asking.wants_full {
+        faults::point("site.resync.asked");
+    }
     let signed = (content.version() != known_version).then(|| {
         let revision = asking.revision.unsigned_abs();
         content.sign(&site.policy_key, client_id, revision, Timestamp::now())

@@ -14,6 +14,7 @@ pub(crate) mod manage_packages;
 pub(crate) mod manage_quarantine;
 pub(crate) mod manage_update_lists;
 pub(crate) mod matrix;
+mod negative_controls;
 pub(crate) mod open_batch;
 pub(crate) mod read_reports;
 pub(crate) mod read_site;

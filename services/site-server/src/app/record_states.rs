@@ -10,12 +10,14 @@ use std::sync::atomic::Ordering;
 
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
+use muster_compliance::Change;
+use muster_runtime::faults;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::known_clients::Locked;
 use super::open_batch::{Arrived, Item, open};
-use super::{Error, Site, matrix};
+use super::{Error, Site, matrix, negative_controls};
 use crate::domain::report::{Header, MAX_AHEAD, Refused};
 use crate::domain::settle::{Settled, Work, settle};
 use crate::domain::stream::{Stream, Taken};
@@ -85,20 +87,25 @@ struct Sorted<'a> {
     recorded: Recorded,
     /// A report names an update beyond what is known of the catalog.
     beyond: bool,
+    /// Empty, unless a negative control counts deliveries instead of changes.
+    delivered: Vec<Change>,
 }
 
 async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded, Error> {
     let mut known = hold(site, items).await?;
     let sorted = sort(site, items, &known, now).await?;
-    if sorted.works.is_empty() && sorted.refused.is_empty() {
+    if sorted.works.is_empty() && sorted.refused.is_empty() && sorted.delivered.is_empty() {
         return Ok(sorted.recorded);
     }
+    faults::point("site.record.before_begin");
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let applied = write(site, &tx, sorted, now).await?;
     // An error here leaves the outcome unknown: the messages come again and are recognised.
     applied.doubt(&mut known);
+    faults::point("site.record.before_commit");
     tx.commit().await?;
+    faults::point("site.record.after_commit");
     let recorded = applied.recorded;
     remember(site, &mut known, applied);
     Ok(recorded)
@@ -164,6 +171,7 @@ async fn write(
         refused,
         mut recorded,
         beyond: _,
+        delivered,
     } = sorted;
     recorded.quarantined += refused.len();
     site.still_active(tx).await?;
@@ -177,7 +185,8 @@ async fn write(
         .map(|work| work.known.client_no)
         .collect();
     let held = compliance::load(tx, &rows).await?;
-    let settled = settle(&mut works, held, &matrix::read(site));
+    let mut settled = settle(&mut works, held, &matrix::read(site));
+    negative_controls::count_deliveries(&mut settled.moves, &delivered);
     let (replaced, unlogged) = (&settled.replaced, &settled.unlogged);
     compliance::keep_rows(tx, &settled.rows, replaced, unlogged).await?;
     compliance::keep_log(tx, &settled.log, now).await?;
@@ -287,6 +296,7 @@ impl<'a> Sorted<'a> {
         now: Timestamp,
     ) -> Result<&'static str, Refused> {
         let client = item.client_id.and_then(|id| Some((id, known.get(id)?)));
+        self.delivered.extend(negative_controls::delivered(item));
         if let (Some((id, client)), None) = (client, &item.refused) {
             let held = at.get(&id).map_or(client, |at| &self.works[*at].known);
             let header = Header::peek(&item.bytes, id.as_bytes());
@@ -294,7 +304,9 @@ impl<'a> Sorted<'a> {
                 self.recorded.stale += 1;
                 return Ok("stale");
             }
-            if let Some(Taken::Repeat) = header.and_then(|header| held.stream.judge(&header)) {
+            if let Some(Taken::Repeat) = header.and_then(|header| held.stream.judge(&header))
+                && !negative_controls::replaces_order()
+            {
                 self.recorded.repeats += 1;
                 return Ok("repeat");
             }
@@ -309,6 +321,7 @@ impl<'a> Sorted<'a> {
             return Err(Refused::new("UNKNOWN_UPDATE", detail));
         }
         let held = at.get(&id).map_or(client, |at| &self.works[*at].known);
+        let report = negative_controls::renumber(report, item, &held.stream);
         let mut stream = held.stream.clone();
         let before = (stream.has_full, stream.wants_full, stream.gap_since);
         let taken = stream.take(&report, now);
@@ -378,6 +391,7 @@ async fn keep_aside(db: &impl GenericClient, item: &Item, refused: &Refused) -> 
             "the quarantine of this origin is full, only the hash is kept"
         );
     }
+    faults::point("site.quarantine.kept");
     Ok(())
 }
 

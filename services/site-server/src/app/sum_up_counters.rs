@@ -1,6 +1,8 @@
 //! Adds what batches moved to the counters of updates, behind the batches; and before somebody
 //! reads the rows rather than the view.
 
+use muster_runtime::faults;
+
 use super::{Error, Site};
 use crate::store::compliance;
 
@@ -12,7 +14,9 @@ pub(crate) async fn sum_up_counters(site: &Site) -> Result<(), Error> {
     site.still_active(&tx).await?;
     let batches = compliance::sum_up(&tx).await?;
     if batches > 0 {
+        faults::point("site.counters.before_commit");
         tx.commit().await?;
+        faults::point("site.counters.after_commit");
         tracing::debug!(batches, "counters summed up");
     }
     Ok(())

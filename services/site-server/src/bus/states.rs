@@ -8,7 +8,7 @@ use std::time::Duration;
 use muster_rabbitmq::{Batch, Delivery, topology};
 use muster_runtime::admin::Readiness;
 use muster_runtime::status::{HasKind, chain};
-use muster_runtime::{Backoff, Tasks, telemetry};
+use muster_runtime::{Backoff, Tasks, faults, telemetry};
 use tracing::Instrument;
 
 use crate::app::open_batch::Arrived;
@@ -95,6 +95,7 @@ async fn handle(site: Arc<Site>, batch: Vec<Delivery>) -> Result<(), Error> {
     }
     .instrument(span)
     .await?;
+    faults::point("site.record.before_ack");
     metrics::histogram!("muster_state_batch_seconds").record(started.elapsed().as_secs_f64());
     site.rates.processed(&queue, arrived.len(), sent_at);
     Ok(())

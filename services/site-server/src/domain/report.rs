@@ -376,6 +376,28 @@ impl Report {
         })
     }
 
+    /// The same with another serial in place of its own, as if nothing could be missing before
+    /// it: for the negative controls only.
+    pub(crate) fn renumbered(mut self, serial: i64) -> Self {
+        (self.first_serial, self.last_serial) = (1, serial);
+        self.compliance.last_serial = serial;
+        let enforcements = self.enforcements.iter_mut().map(|it| &mut it.serial);
+        let deployments = self.deployments.iter_mut().map(|it| &mut it.serial);
+        let others = [
+            self.scan.as_mut().map(|it| &mut it.serial),
+            self.restart.as_mut().map(|it| &mut it.serial),
+            self.inventory.as_mut().map(|it| &mut it.serial),
+            self.health.as_mut().map(|it| &mut it.serial),
+        ];
+        for held in enforcements
+            .chain(deployments)
+            .chain(others.into_iter().flatten())
+        {
+            *held = serial;
+        }
+        self
+    }
+
     /// Its compliance alone, encoded: what is kept of a report that overtook another one.
     pub(crate) fn parked(&self) -> Vec<u8> {
         pb::Report {

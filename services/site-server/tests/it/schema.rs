@@ -33,7 +33,7 @@ async fn describe(site: &Site) -> String {
     const TABLES: &str = "
         SELECT c.oid, c.relname::text FROM pg_class c
         WHERE c.relnamespace = 'site'::regnamespace AND c.relkind = 'r'
-          AND c.relname NOT IN ('leases', 'refinery_schema_history') ORDER BY c.relname";
+          AND c.relname NOT IN ('leases', 'lease_signs', 'refinery_schema_history') ORDER BY c.relname";
     const COLUMNS: &str = "
         SELECT format('%s %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
                       CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END,

@@ -1,0 +1,60 @@
+//! Protections of the recording of reports that a test can take away, to prove that it would see
+//! their absence (reliability.md N-05 and N-06). Nothing here does anything in production: see
+//! `muster_runtime::faults`.
+
+use muster_compliance::Change;
+use muster_domain::states::Detection;
+use muster_proto::state as pb;
+use muster_runtime::faults::{self, Control};
+use prost::Message;
+
+use super::open_batch::Item;
+use crate::domain::report::Report;
+use crate::domain::settle::Moves;
+use crate::domain::stream::Stream;
+
+/// The client's serial does not decide what is newest.
+pub(crate) fn replaces_order() -> bool {
+    faults::without(Control::MergeByArrival) || faults::without(Control::MergeByClientClock)
+}
+
+/// N-05: gives a report a serial by its arrival, or by its client's clock.
+pub(crate) fn renumber(report: Report, item: &Item, held: &Stream) -> Report {
+    if faults::without(Control::MergeByArrival) {
+        let last = held.contiguous.max(report.last_serial) + 1;
+        return report.renumbered(last);
+    }
+    if faults::without(Control::MergeByClientClock) {
+        let time = pb::Report::decode(item.bytes.clone())
+            .ok()
+            .and_then(|message| message.reported_at);
+        let micros = time.map_or(0, |it| it.seconds * 1_000_000 + i64::from(it.nanos / 1_000));
+        return report.renumbered(micros.max(1));
+    }
+    report
+}
+
+/// N-06: what counters move by when every delivery counts.
+pub(crate) fn delivered(item: &Item) -> Vec<Change> {
+    if !faults::without(Control::CountDeliveries) {
+        return Vec::new();
+    }
+    let report = item.decode().ok();
+    let states = report.map(|it| it.compliance.states).unwrap_or_default();
+    states
+        .into_iter()
+        .map(|(update_no, to)| Change {
+            update_no,
+            from: Detection::NotRequired,
+            to,
+        })
+        .collect()
+}
+
+/// N-06: forgets what really changed.
+pub(crate) fn count_deliveries(moves: &mut Moves, delivered: &[Change]) {
+    if faults::without(Control::CountDeliveries) {
+        *moves = Moves::default();
+        moves.add(delivered);
+    }
+}
