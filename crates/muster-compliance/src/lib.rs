@@ -28,8 +28,8 @@ pub mod state_bitmaps;
 mod pages;
 
 pub use client_states::{Change, ClientStates};
-pub use matrix::{Answer, ListCompliance, Matrix, UpdateCounts};
+pub use matrix::{Answer, ListAnswer, ListCompliance, Matrix, UpdateCounts};
 pub use packed::{Packed, PackedError};
-pub use pages::MAX_PAGE;
+pub use pages::{MAX_PAGE, page};
 pub use roaring::RoaringBitmap;
 pub use state_bitmaps::StateBitmaps;

@@ -20,7 +20,7 @@ use roaring::RoaringBitmap;
 
 use crate::{Change, ClientStates};
 use cells::{Cells, STORED};
-pub use queries::{Answer, ListCompliance, UpdateCounts};
+pub use queries::{Answer, ListAnswer, ListCompliance, UpdateCounts};
 
 /// Clients × updates, one bitmap of clients per (update, state), with the catalog generation of
 /// each client.

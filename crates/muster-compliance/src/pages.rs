@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 pub const MAX_PAGE: usize = 10_000;
 
 /// The clients after `after`, ascending, at most `limit` and [`MAX_PAGE`].
-pub(crate) fn page(clients: &RoaringBitmap, after: Option<u32>, limit: usize) -> Vec<u32> {
+pub fn page(clients: &RoaringBitmap, after: Option<u32>, limit: usize) -> Vec<u32> {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     clients
         .range((from, Bound::Unbounded))

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use muster_proto::catalog::Classification;
+use muster_proto::report::{ComplianceSort, Coverage, ListAnswer, UpdateAnswer};
 use muster_proto::state::DeploymentEnforcement;
 
 use crate::commands::{
@@ -145,6 +146,38 @@ const CLASSIFICATIONS: [(&str, Classification); 8] = [
     ("update", Classification::Update),
 ];
 
+/// What a client says of an update, as it is typed.
+const UPDATE_ANSWERS: [(&str, UpdateAnswer); 5] = [
+    ("installed", UpdateAnswer::Installed),
+    ("required", UpdateAnswer::Required),
+    ("not-required", UpdateAnswer::NotRequired),
+    ("unknown", UpdateAnswer::Unknown),
+    ("no-data", UpdateAnswer::NoData),
+];
+
+/// What a client says of an update list, as it is typed.
+const LIST_ANSWERS: [(&str, ListAnswer); 4] = [
+    ("compliant", ListAnswer::Compliant),
+    ("non-compliant", ListAnswer::NonCompliant),
+    ("unknown", ListAnswer::Unknown),
+    ("no-data", ListAnswer::NoData),
+];
+
+/// What there is of a client, as it is typed.
+const COVERAGES: [(&str, Coverage); 3] = [
+    ("never-reported", Coverage::NeverReported),
+    ("old-catalog", Coverage::OldCatalog),
+    ("current", Coverage::Current),
+];
+
+/// Orders of a compliance report, as they are typed.
+const COMPLIANCE_SORTS: [(&str, ComplianceSort); 4] = [
+    ("required", ComplianceSort::Unspecified),
+    ("update-no", ComplianceSort::UpdateNo),
+    ("title", ComplianceSort::Title),
+    ("no-data", ComplianceSort::NoData),
+];
+
 /// States of topic 301, as they are typed.
 const ENFORCEMENTS: [(&str, DeploymentEnforcement); 12] = [
     ("installing", DeploymentEnforcement::Installing),
@@ -190,6 +223,26 @@ pub(crate) fn classification() -> impl TypedValueParser<Value = Classification> 
 /// Reads a state of topic 301: `failed-to-install`.
 pub(crate) fn enforcement() -> impl TypedValueParser<Value = DeploymentEnforcement> {
     named(&ENFORCEMENTS)
+}
+
+/// Reads what a client says of an update: `no-data`.
+pub(crate) fn update_answer() -> impl TypedValueParser<Value = UpdateAnswer> {
+    named(&UPDATE_ANSWERS)
+}
+
+/// Reads what a client says of an update list: `non-compliant`.
+pub(crate) fn list_answer() -> impl TypedValueParser<Value = ListAnswer> {
+    named(&LIST_ANSWERS)
+}
+
+/// Reads what there is of a client: `never-reported`.
+pub(crate) fn coverage() -> impl TypedValueParser<Value = Coverage> {
+    named(&COVERAGES)
+}
+
+/// Reads the order of a compliance report: `title`.
+pub(crate) fn compliance_sort() -> impl TypedValueParser<Value = ComplianceSort> {
+    named(&COMPLIANCE_SORTS)
 }
 
 /// Values of the wire under the words that people type.
@@ -263,6 +316,20 @@ mod tests {
         for (name, value) in ENFORCEMENTS {
             assert_eq!(name, word(value.as_str_name(), "DEPLOYMENT_ENFORCEMENT_"));
         }
+        for (name, value) in UPDATE_ANSWERS {
+            assert_eq!(name, word(value.as_str_name(), "UPDATE_ANSWER_"));
+        }
+        for (name, value) in LIST_ANSWERS {
+            assert_eq!(name, word(value.as_str_name(), "LIST_ANSWER_"));
+        }
+        for (name, value) in COVERAGES {
+            assert_eq!(name, word(value.as_str_name(), "COVERAGE_"));
+        }
+        for (name, value) in &COMPLIANCE_SORTS[1..] {
+            assert_eq!(*name, word(value.as_str_name(), "COMPLIANCE_SORT_"));
+        }
+        assert!(UpdateAnswer::try_from(6).is_err() && ListAnswer::try_from(5).is_err());
+        assert!(Coverage::try_from(4).is_err() && ComplianceSort::try_from(4).is_err());
         assert!(
             Classification::try_from(9).is_err(),
             "a classification has no word"

@@ -161,6 +161,9 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
     app::matrix::load(&site)
         .await
         .context("cannot read what clients said")?;
+    app::directory::load(&site)
+        .await
+        .context("cannot read what reports name")?;
     // The server first: a management point that cannot reach us has no policy to give.
     let server = grpc::serve(&site, tasks)
         .await

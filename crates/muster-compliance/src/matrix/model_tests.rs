@@ -286,7 +286,50 @@ impl World {
                 self.matrix.list_compliance(&chosen, collection),
                 self.model.list_compliance(&chosen, collection)
             );
+            let answers = [
+                ListAnswer::Compliant,
+                ListAnswer::NonCompliant,
+                ListAnswer::Unknown,
+                ListAnswer::NoData,
+            ];
+            let answer = answers[(bits + bits / 4) as usize % answers.len()];
+            let found = self.matrix.with_list_answer(&chosen, answer, collection);
+            let members = self.model.members(collection).into_iter();
+            let expected =
+                members.filter(|client| self.model.list_answer(&chosen, *client) == answer);
+            prop_assert!(found.iter().eq(expected), "{:?} of {:?}", answer, chosen);
         }
+        self.compare_generations(collection)
+    }
+
+    fn compare_generations(&self, collection: Option<&RoaringBitmap>) -> Result<(), TestCaseError> {
+        let members = self.model.members(collection);
+        let has = |wanted: &dyn Fn(Option<i64>) -> bool| -> RoaringBitmap {
+            let is = |client: &u32| wanted(self.model.generation.get(client).copied());
+            members.iter().copied().filter(is).collect()
+        };
+        prop_assert_eq!(self.matrix.silent(collection), has(&|it| it.is_none()));
+        let mut all = 0;
+        for (generation, clients) in self.matrix.generations(collection) {
+            prop_assert_eq!(u64::from(clients), has(&|it| it == Some(generation)).len());
+            let behind = self.matrix.behind(generation, collection);
+            prop_assert_eq!(behind, has(&|it| it.is_some_and(|it| it < generation)));
+            let abreast = self.matrix.abreast(generation, collection);
+            prop_assert_eq!(abreast, has(&|it| it >= Some(generation)));
+            all += clients as usize;
+        }
+        prop_assert_eq!(all, has(&|it| it.is_some()).len() as usize);
+        let cells = |state| self.model.cells.values().filter(|it| **it == state).count();
+        let states = [
+            Detection::Installed,
+            Detection::Required,
+            Detection::Unknown,
+        ];
+        prop_assert_eq!(self.matrix.totals(), states.map(|it| cells(it) as u64));
+        let required = |(_, state): &(_, &Detection)| **state == Detection::Required;
+        let wanting = self.model.cells.iter().filter(required);
+        let wanting: RoaringBitmap = wanting.map(|((client, _), _)| *client).collect();
+        prop_assert_eq!(self.matrix.wanting(), wanting);
         Ok(())
     }
 }
@@ -324,6 +367,22 @@ impl Model {
         counts
     }
 
+    fn list_answer(&self, updates: &[UpdateNo], client_no: u32) -> ListAnswer {
+        let says = |wanted| {
+            let mut answers = updates.iter().map(|it| self.answer(*it, client_no));
+            answers.any(|it| it == wanted)
+        };
+        if says(Answer::Required) {
+            ListAnswer::NonCompliant
+        } else if says(Answer::Unknown) {
+            ListAnswer::Unknown
+        } else if says(Answer::NoData) || !self.generation.contains_key(&client_no) {
+            ListAnswer::NoData
+        } else {
+            ListAnswer::Compliant
+        }
+    }
+
     fn list_compliance(
         &self,
         updates: &[UpdateNo],
@@ -331,20 +390,12 @@ impl Model {
     ) -> ListCompliance {
         let mut overall = ListCompliance::default();
         for client_no in self.members(collection) {
-            let says = |wanted| {
-                updates
-                    .iter()
-                    .any(|it| self.answer(*it, client_no) == wanted)
-            };
             overall.clients += 1;
-            *if says(Answer::Required) {
-                &mut overall.non_compliant
-            } else if says(Answer::Unknown) {
-                &mut overall.unknown
-            } else if says(Answer::NoData) || !self.generation.contains_key(&client_no) {
-                &mut overall.no_data
-            } else {
-                &mut overall.compliant
+            *match self.list_answer(updates, client_no) {
+                ListAnswer::NonCompliant => &mut overall.non_compliant,
+                ListAnswer::Unknown => &mut overall.unknown,
+                ListAnswer::NoData => &mut overall.no_data,
+                ListAnswer::Compliant => &mut overall.compliant,
             } += 1;
         }
         overall

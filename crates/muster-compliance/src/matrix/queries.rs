@@ -63,6 +63,42 @@ pub struct ListCompliance {
     pub no_data: u32,
 }
 
+/// What one client says of a whole list of updates: the first of non-compliant, unknown, no data
+/// that holds of it, otherwise compliant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ListAnswer {
+    /// Every update is installed or not required.
+    Compliant,
+    /// At least one update is required.
+    NonCompliant,
+    /// None is required, and of at least one the client could not tell.
+    Unknown,
+    /// None is required or unknown, and there is no data for at least one.
+    NoData,
+}
+
+/// The clients of a collection by what they say of a list, as far as it takes no look at the
+/// generations.
+struct Sides<'a> {
+    /// The youngest update first, those not registered before all: see [`Matrix::late`].
+    cells: Vec<&'a Cells>,
+    /// An update of the list is one that nobody knows.
+    strange: bool,
+    members: Cow<'a, RoaringBitmap>,
+    non_compliant: RoaringBitmap,
+    unknown: RoaringBitmap,
+}
+
+impl Sides<'_> {
+    /// Those who reported and are neither non-compliant nor unknown.
+    fn rest(&self, reported: &RoaringBitmap) -> RoaringBitmap {
+        let mut rest = &*self.members & reported;
+        rest -= &self.non_compliant;
+        rest -= &self.unknown;
+        rest
+    }
+}
+
 impl Matrix {
     /// What is known of one update on one client; `None` for a client that is not known.
     pub fn answer(&self, update_no: UpdateNo, client_no: u32) -> Option<Answer> {
@@ -230,6 +266,55 @@ impl Matrix {
         updates: &[UpdateNo],
         collection: Option<&RoaringBitmap>,
     ) -> ListCompliance {
+        let sides = self.sides(updates, collection);
+        let clients = sides.members.len();
+        let settled = sides.non_compliant.len() + sides.unknown.len();
+        let no_data = if sides.strange {
+            clients - settled
+        } else {
+            // Who never reported lists nothing, so it is not among the settled.
+            let never = clients - sides.members.intersection_len(&self.reported);
+            never + self.late(&sides.cells, sides.rest(&self.reported), None)
+        };
+        ListCompliance {
+            clients: count(clients),
+            compliant: count(clients - settled - no_data),
+            non_compliant: count(sides.non_compliant.len()),
+            unknown: count(sides.unknown.len()),
+            no_data: count(no_data),
+        }
+    }
+
+    /// The clients that say this of a whole list: those that [`Self::list_compliance`] counts.
+    pub fn with_list_answer(
+        &self,
+        updates: &[UpdateNo],
+        answer: ListAnswer,
+        collection: Option<&RoaringBitmap>,
+    ) -> RoaringBitmap {
+        let sides = self.sides(updates, collection);
+        match answer {
+            ListAnswer::NonCompliant => sides.non_compliant,
+            ListAnswer::Unknown => sides.unknown,
+            ListAnswer::Compliant if sides.strange => RoaringBitmap::new(),
+            ListAnswer::NoData if sides.strange => {
+                let settled = &sides.non_compliant | &sides.unknown;
+                &*sides.members - settled
+            }
+            ListAnswer::Compliant | ListAnswer::NoData => {
+                let rest = sides.rest(&self.reported);
+                let mut late = RoaringBitmap::new();
+                self.late(&sides.cells, rest.clone(), Some(&mut late));
+                if answer == ListAnswer::Compliant {
+                    rest - late
+                } else {
+                    (&*sides.members - &self.reported) | late
+                }
+            }
+        }
+    }
+
+    fn sides(&self, updates: &[UpdateNo], collection: Option<&RoaringBitmap>) -> Sides<'_> {
         let mut cells: Vec<&Cells> = Vec::with_capacity(updates.len());
         let mut strange = false;
         for update_no in updates {
@@ -238,7 +323,6 @@ impl Matrix {
                 None => strange = true,
             }
         }
-        // The youngest first, those not registered before all: see `late`.
         cells.sort_unstable_by_key(|it| (it.introduced.is_some(), it.introduced));
         let registered = cells.partition_point(|it| it.introduced.is_none());
         cells[registered..].reverse();
@@ -251,32 +335,27 @@ impl Matrix {
             unknown &= &*members;
         }
         unknown -= &non_compliant;
-        let (clients, settled) = (members.len(), non_compliant.len() + unknown.len());
-        let no_data = if strange {
-            clients - settled
-        } else {
-            // Who never reported lists nothing, so it is not among the settled.
-            let mut rest = &*members & &self.reported;
-            let never = clients - rest.len();
-            rest -= &non_compliant;
-            rest -= &unknown;
-            never + self.late(&cells, rest)
-        };
-        ListCompliance {
-            clients: count(clients),
-            compliant: count(clients - settled - no_data),
-            non_compliant: count(non_compliant.len()),
-            unknown: count(unknown.len()),
-            no_data: count(no_data),
+        Sides {
+            cells,
+            strange,
+            members,
+            non_compliant,
+            unknown,
         }
     }
 
     /// How many of `rest`, who reported and list none of the updates as required or unknown,
-    /// have a catalog too old for one of them that they do not list as installed either.
+    /// have a catalog too old for one of them that they do not list as installed either; and who,
+    /// if somebody wants to know.
     ///
     /// With the youngest update first, the clients too old for an update only get fewer, and one
     /// that is found wanting is done with.
-    fn late(&self, cells: &[&Cells], mut rest: RoaringBitmap) -> u64 {
+    fn late(
+        &self,
+        cells: &[&Cells],
+        mut rest: RoaringBitmap,
+        mut found: Option<&mut RoaringBitmap>,
+    ) -> u64 {
         let mut late = 0;
         let mut generations = self.by_generation.iter().rev().peekable();
         for it in cells {
@@ -290,11 +369,55 @@ impl Matrix {
             if rest.is_empty() {
                 break;
             }
+            if let Some(found) = found.as_deref_mut() {
+                *found |= &rest - &it.installed.set;
+            }
             let before = rest.len();
             rest &= &it.installed.set;
             late += before - rest.len();
         }
         late
+    }
+
+    /// The clients that never reported.
+    pub fn silent(&self, collection: Option<&RoaringBitmap>) -> RoaringBitmap {
+        within(&self.clients, collection).into_owned() - &self.reported
+    }
+
+    /// The clients that reported against a catalog older than this generation.
+    pub fn behind(&self, generation: i64, collection: Option<&RoaringBitmap>) -> RoaringBitmap {
+        let older = self.by_generation.range(..generation);
+        let behind = older.map(|(_, clients)| clients).union();
+        within(&behind, collection).into_owned()
+    }
+
+    /// The clients that reported against a catalog of at least this generation.
+    pub fn abreast(&self, generation: i64, collection: Option<&RoaringBitmap>) -> RoaringBitmap {
+        let younger = self.by_generation.range(generation..);
+        let abreast = younger.map(|(_, clients)| clients).union();
+        within(&abreast, collection).into_owned()
+    }
+
+    /// Clients per catalog generation, the youngest first, without those that have none.
+    pub fn generations(&self, collection: Option<&RoaringBitmap>) -> Vec<(i64, u32)> {
+        let all = self.by_generation.iter().rev();
+        all.map(|(generation, clients)| (*generation, count_within(clients, collection)))
+            .filter(|(_, clients)| *clients > 0)
+            .collect()
+    }
+
+    /// Cells in each stored state over all clients: installed, required, unknown. Walks over all
+    /// updates.
+    pub fn totals(&self) -> [u64; STORED.len()] {
+        STORED.map(|state| {
+            let of_state = self.updates.values().filter_map(|cells| cells.of(state));
+            of_state.map(|clients| u64::from(clients.len)).sum()
+        })
+    }
+
+    /// The clients that require some update. Walks over all updates.
+    pub fn wanting(&self) -> RoaringBitmap {
+        self.updates.values().map(|it| &it.required.set).union()
     }
 }
 

@@ -2,8 +2,12 @@
 
 use clap::Subcommand;
 use muster_proto::report::{
-    GetClientReportRequest, GetComplianceRequest, GetEnforcementRequest, GetEnforcementResponse,
-    ListErrorsRequest,
+    ComplianceSort, Coverage, GetClientReportRequest, GetComplianceRequest, GetCoverageRequest,
+    GetEnforcementRequest, GetEnforcementResponse, GetUpdateComplianceRequest, ListAnswer,
+    ListComplianceClientsRequest, ListComplianceClientsResponse, ListCoverageClientsRequest,
+    ListCoverageClientsResponse, ListErrorsRequest, ListUpdateClientsRequest,
+    ListUpdateClientsResponse, UpdateAnswer, get_update_compliance_request,
+    list_update_clients_request,
 };
 use muster_proto::state::DeploymentEnforcement;
 
@@ -15,9 +19,10 @@ use crate::output::Printer;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReportCommand {
     /// Which clients of a collection have the updates of a list
-    #[command(
-        after_help = "Example:\n  muster report compliance --update-list june --collection Pilot"
-    )]
+    #[command(after_help = "\
+Example:
+  muster report compliance --update-list june --collection Pilot
+  muster report compliance --update-list june --clients non-compliant")]
     Compliance {
         /// The updates; by default all that some client requires
         #[arg(long, value_name = "NAME")]
@@ -25,6 +30,50 @@ pub(crate) enum ReportCommand {
         /// The clients; by default all
         #[arg(long, value_name = "NAME")]
         collection: Option<String>,
+        /// What comes first
+        #[arg(long, value_parser = crate::cli::compliance_sort(), default_value = "required")]
+        sort: ComplianceSort,
+        /// Instead of counts, the clients that say this of the list
+        #[arg(long, value_name = "ANSWER", requires = "update_list",
+              value_parser = crate::cli::list_answer())]
+        clients: Option<ListAnswer>,
+        /// At most so many clients; 0 is all
+        #[arg(long, default_value_t = 0)]
+        limit: u32,
+    },
+    /// How many clients have one update, need it, or say nothing of it
+    #[command(after_help = "\
+Example:
+  muster report update 4711 --collection Pilot
+  muster report update 4711 --clients no-data")]
+    Update {
+        /// Number or id
+        name: String,
+        /// The clients; by default all
+        #[arg(long, value_name = "NAME")]
+        collection: Option<String>,
+        /// Instead of counts, the clients that say this of the update
+        #[arg(long, value_name = "ANSWER", value_parser = crate::cli::update_answer())]
+        clients: Option<UpdateAnswer>,
+        /// At most so many clients; 0 is all
+        #[arg(long, default_value_t = 0)]
+        limit: u32,
+    },
+    /// Of how many clients there is data, and how old their catalog is
+    #[command(after_help = "\
+Example:
+  muster report coverage --collection Pilot
+  muster report coverage --clients never-reported")]
+    Coverage {
+        /// The clients; by default all
+        #[arg(long, value_name = "NAME")]
+        collection: Option<String>,
+        /// Instead of counts, these clients
+        #[arg(long, value_name = "WHICH", value_parser = crate::cli::coverage())]
+        clients: Option<Coverage>,
+        /// At most so many clients; 0 is all
+        #[arg(long, default_value_t = 0)]
+        limit: u32,
     },
     /// How far each client is with a deployment
     #[command(after_help = "\
@@ -52,10 +101,16 @@ Example:
         deployment: Option<String>,
     },
     /// All that is known of the updates of one client
-    #[command(after_help = "Example:\n  muster report client web-01")]
+    #[command(after_help = "\
+Example:
+  muster report client web-01
+  muster report client web-01 --update-list june")]
     Client {
         /// Host name or id
         name: String,
+        /// What the client says of each update of this list
+        #[arg(long, value_name = "NAME")]
+        update_list: Option<String>,
     },
 }
 
@@ -69,12 +124,52 @@ pub(crate) async fn run(
         ReportCommand::Compliance {
             update_list,
             collection,
+            sort,
+            clients,
+            limit,
         } => {
+            let (update_list, collection) = (
+                update_list.unwrap_or_default(),
+                collection.unwrap_or_default(),
+            );
+            if let Some(answer) = clients {
+                return list_clients(site, printer, update_list, collection, answer, limit).await;
+            }
             let request = GetComplianceRequest {
-                update_list: update_list.unwrap_or_default(),
-                collection: collection.unwrap_or_default(),
+                update_list,
+                collection,
+                sort: sort.into(),
             };
             let answer = site.reports().get_compliance(request).await?;
+            printer.show(&answer.into_inner())
+        }
+        ReportCommand::Update {
+            name,
+            collection,
+            clients,
+            limit,
+        } => {
+            let collection = collection.unwrap_or_default();
+            if let Some(answer) = clients {
+                return update_clients(site, printer, &name, collection, answer, limit).await;
+            }
+            use get_update_compliance_request::Key;
+            let key = Some(name.parse().map_or(Key::UpdateId(name), Key::UpdateNo));
+            let request = GetUpdateComplianceRequest { key, collection };
+            let answer = site.reports().get_update_compliance(request).await?;
+            printer.show(&answer.into_inner())
+        }
+        ReportCommand::Coverage {
+            collection,
+            clients,
+            limit,
+        } => {
+            let collection = collection.unwrap_or_default();
+            if let Some(coverage) = clients {
+                return coverage_clients(site, printer, collection, coverage, limit).await;
+            }
+            let request = GetCoverageRequest { collection };
+            let answer = site.reports().get_coverage(request).await?;
             printer.show(&answer.into_inner())
         }
         ReportCommand::Enforcement {
@@ -107,14 +202,99 @@ pub(crate) async fn run(
         ReportCommand::Errors { deployment } => {
             let request = ListErrorsRequest {
                 deployment: deployment.unwrap_or_default(),
+                ..ListErrorsRequest::default()
             };
             let answer = site.reports().list_errors(request).await?;
             printer.show(&answer.into_inner())
         }
-        ReportCommand::Client { name } => {
-            let request = GetClientReportRequest { client: name };
+        ReportCommand::Client { name, update_list } => {
+            let request = GetClientReportRequest {
+                client: name,
+                update_list: update_list.unwrap_or_default(),
+            };
             let answer = site.reports().get_client_report(request).await?;
             printer.show(&answer.into_inner())
         }
     }
+}
+
+async fn list_clients(
+    site: &Site,
+    printer: &Printer,
+    update_list: String,
+    collection: String,
+    answer: ListAnswer,
+    limit: u32,
+) -> Result<(), Failure> {
+    let mut whole = ListComplianceClientsResponse::default();
+    whole.clients = pages(limit, async |page_size, page_token| {
+        let request = ListComplianceClientsRequest {
+            update_list: update_list.clone(),
+            collection: collection.clone(),
+            answer: answer.into(),
+            page_size,
+            page_token,
+        };
+        let page = site.reports().list_compliance_clients(request).await?;
+        let page = page.into_inner();
+        whole.total = page.total;
+        Ok((page.clients, page.next_page_token))
+    })
+    .await?;
+    printer.show(&whole)
+}
+
+async fn update_clients(
+    site: &Site,
+    printer: &Printer,
+    name: &str,
+    collection: String,
+    answer: UpdateAnswer,
+    limit: u32,
+) -> Result<(), Failure> {
+    use list_update_clients_request::Key;
+    let key = || {
+        name.parse()
+            .map_or(Key::UpdateId(name.to_owned()), Key::UpdateNo)
+    };
+    let mut whole = ListUpdateClientsResponse::default();
+    whole.clients = pages(limit, async |page_size, page_token| {
+        let request = ListUpdateClientsRequest {
+            key: Some(key()),
+            collection: collection.clone(),
+            answer: answer.into(),
+            page_size,
+            page_token,
+        };
+        let page = site.reports().list_update_clients(request).await?;
+        let page = page.into_inner();
+        whole.total = page.total;
+        Ok((page.clients, page.next_page_token))
+    })
+    .await?;
+    printer.show(&whole)
+}
+
+async fn coverage_clients(
+    site: &Site,
+    printer: &Printer,
+    collection: String,
+    coverage: Coverage,
+    limit: u32,
+) -> Result<(), Failure> {
+    let mut whole = ListCoverageClientsResponse::default();
+    whole.clients = pages(limit, async |page_size, page_token| {
+        let request = ListCoverageClientsRequest {
+            collection: collection.clone(),
+            coverage: coverage.into(),
+            page_size,
+            page_token,
+        };
+        let page = site.reports().list_coverage_clients(request).await?;
+        let page = page.into_inner();
+        whole.total = page.total;
+        Ok((page.clients, page.next_page_token))
+    })
+    .await?;
+    printer.show(&whole)
 }

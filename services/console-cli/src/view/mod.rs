@@ -1,9 +1,10 @@
-//! What each answer of the site looks like to people. One file per package of `proto/`; the
+//! What each answer of the site looks like to people. One file per package of `proto/`, or per kind of report; the
 //! columns are stable, because scripts cut them. JSON needs nothing from here but the name of the message.
 
 mod catalog;
 mod client;
 mod collection;
+mod compliance;
 mod content;
 mod deployment;
 mod report;

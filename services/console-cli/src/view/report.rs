@@ -1,73 +1,16 @@
-//! Reports: who complies, how far a deployment is, what goes wrong and why.
+//! Reports: how far a deployment is, what goes wrong and why, all of one client. Who complies is
+//! in `compliance.rs`.
 
 use jiff::Timestamp;
 use muster_domain::states;
 use muster_proto::report::{
     ClientDeployment, ClientEnforcement, ErrorCount, GetClientReportResponse,
-    GetComplianceResponse, GetEnforcementResponse, ListErrorsResponse, StateCount,
-    UpdateCompliance, UpdateState,
+    GetEnforcementResponse, ListAnswer, ListErrorsResponse, StateCount, UpdateState,
 };
 
-use super::{Answer, catalog, error, state};
+use super::{Answer, error, state};
 use crate::output::table::Block;
-use crate::output::text::{ago, at, id, yes};
-
-impl Answer for GetComplianceResponse {
-    const MESSAGE: &'static str = "muster.report.v1.GetComplianceResponse";
-
-    fn blocks(&self, _now: Timestamp) -> Vec<Block> {
-        let row = |update: &UpdateCompliance| {
-            vec![
-                update.update_no.to_string(),
-                catalog::classification(update.classification()),
-                update.required.to_string(),
-                update.installed.to_string(),
-                update.not_required.to_string(),
-                update.unknown.to_string(),
-                update.title.clone(),
-            ]
-        };
-        const HEADER: &[&str] = &[
-            "NO#",
-            "CLASS",
-            "REQUIRED#",
-            "INSTALLED#",
-            "NOT-REQUIRED#",
-            "UNKNOWN#",
-            "TITLE",
-        ];
-        vec![
-            Block::Pairs(vec![
-                ("Clients", self.clients.to_string()),
-                ("Compliant", share(self.compliant, self.clients)),
-                ("Non-compliant", share(self.non_compliant, self.clients)),
-                ("Unknown", share(self.unknown, self.clients)),
-            ]),
-            Block::Table {
-                header: HEADER,
-                rows: self.updates.iter().map(row).collect(),
-            },
-        ]
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.updates
-            .iter()
-            .map(|update| update.update_no.to_string())
-            .collect()
-    }
-}
-
-/// "180 (89.1%)".
-fn share(part: u32, whole: u32) -> String {
-    if whole == 0 {
-        return part.to_string();
-    }
-    format!(
-        "{part} ({:.1}%)",
-        100.0 * f64::from(part) / f64::from(whole)
-    )
-}
+use crate::output::text::{ago, at, id, word, yes};
 
 impl Answer for GetEnforcementResponse {
     const MESSAGE: &'static str = "muster.report.v1.GetEnforcementResponse";
@@ -172,7 +115,11 @@ impl Answer for GetClientReportResponse {
         let update = |update: &UpdateState| {
             vec![
                 update.update_no.to_string(),
-                state(update.compliance, states::Detection::from_id),
+                if update.no_data {
+                    "no data".to_owned()
+                } else {
+                    state(update.compliance, states::Detection::from_id)
+                },
                 // No deployment has it: nothing is known because nothing was asked.
                 match update.deployment.as_str() {
                     "" => String::new(),
@@ -224,6 +171,12 @@ impl Answer for GetClientReportResponse {
             ("Updates unknown", self.unknown.to_string()),
             ("Restart pending", yes(self.restart_pending)),
         ])];
+        if self.list_answer() != ListAnswer::Unspecified
+            && let Block::Pairs(pairs) = &mut blocks[0]
+        {
+            let answer = word(self.list_answer().as_str_name(), "LIST_ANSWER_");
+            pairs.push(("Update list", answer));
+        }
         if !self.deployments.is_empty() {
             let rows = self.deployments.iter().map(deployment).collect();
             blocks.push(Block::Table {

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use super::{Error, Site, matrix};
+use super::{Error, Site, directory, matrix};
 use crate::domain::names::cleaned;
 use crate::store::clients::{self, Machine};
 
@@ -42,6 +42,7 @@ pub(crate) async fn enrol_client(
             .unwrap_or(&pb::MachineFacts::default()),
     )?;
     let token_hash = hash_token(&request.token)?;
+    let mut turn = directory::shared_turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     // Nothing is computed for somebody who has no token. All four refusals are one answer.
@@ -68,15 +69,20 @@ pub(crate) async fn enrol_client(
             let ends_at = ends_at(&certificate);
             let client_no =
                 clients::add(&tx, client_id, &machine, &certificate.fingerprint, ends_at).await?;
-            clients::use_token(&tx, &token_hash, &key_hash, client_no).await?;
-            enrolled = Some(client_no);
+            let joined = clients::use_token(&tx, &token_hash, &key_hash, client_no).await?;
+            enrolled = Some((client_no, joined));
             (client_id, 1, certificate)
         }
     };
+    turn.doubt();
     tx.commit().await?;
-    if let Some(client_no) = enrolled {
-        matrix::add_client(site, client_no);
+    if let Some((client_no, joined)) = enrolled {
+        matrix::add_clients(site, &[client_no]);
+        for collection_no in joined {
+            turn.change_members(collection_no, &[client_no], &[]);
+        }
     }
+    turn.settle();
     tracing::info!(client.id = %client_id, host = machine.host_name, "client enrolled");
     metrics::counter!("muster_clients_enrolled_total").increment(1);
     let authority = CertificateDer::from_pem_slice(site.ca.pem().as_bytes())

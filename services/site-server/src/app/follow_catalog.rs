@@ -4,8 +4,8 @@ use std::sync::PoisonError;
 
 use muster_proto::catalog as pb;
 
-use super::{Error, Site, matrix};
-use crate::store::{catalog, compliance, sites};
+use super::{Error, Site, directory, matrix};
+use crate::store::{catalog, compliance, reports, sites};
 
 const ROLE: &str = "software update point";
 
@@ -38,6 +38,7 @@ pub(crate) async fn follow_catalog(site: &Site) -> Result<(), Error> {
     while let Some(message) = stream.message().await.map_err(Error::service(ROLE))? {
         reached = reached.max(message.generation_reached);
         count += message.updates.len();
+        let mut turn = directory::turn(site).await;
         let tx = db.transaction().await?;
         catalog::keep(&tx, &message.updates).await?;
         let numbers: Vec<u32> = message
@@ -50,8 +51,12 @@ pub(crate) async fn follow_catalog(site: &Site) -> Result<(), Error> {
             sites::raise_policy_revision(&tx).await?;
         }
         let came = catalog::first_generations_of(&tx, &numbers).await?;
+        let named = reports::named(&tx, &numbers).await?;
+        turn.doubt();
         tx.commit().await?;
         matrix::register_updates(site, &came);
+        turn.name_updates(named);
+        turn.settle();
     }
     // A stream that ended without saying how far it went was cut off.
     let reached = i64::try_from(reached).unwrap_or(0);

@@ -10,7 +10,7 @@ use muster_proto::convert;
 use uuid::Uuid;
 
 use super::enrol_client::hash_token;
-use super::{Error, Site, matrix};
+use super::{Error, Site, directory, matrix};
 use crate::domain::page::Page;
 use crate::domain::settle::Moves;
 use crate::store::{clients, collections, compliance, sites};
@@ -91,6 +91,7 @@ pub(crate) async fn delete_client(
     let client_id = ClientId::from_slice(&request.client_id)?;
     // Its reports wait until this is done.
     let mut known = site.known_clients.lock([client_id.0]).await;
+    let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let client = clients::by_id(&tx, client_id).await?;
@@ -109,8 +110,11 @@ pub(crate) async fn delete_client(
     sites::raise_policy_revision(&tx).await?;
     // When the answer is lost, the matrix asks the database.
     known.doubt(client_id.0, client_no);
+    turn.doubt();
     tx.commit().await?;
     matrix::remove_client(site, client_no);
+    turn.remove_client(client_no);
+    turn.settle();
     tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
     Ok(())
 }

@@ -4,7 +4,7 @@ use deadpool_postgres::GenericClient;
 use muster_proto::collection as pb;
 
 use super::manage_clients;
-use super::{Error, Site};
+use super::{Error, Site, directory};
 use crate::domain::names;
 use crate::domain::page::Page;
 use crate::store::{collections, sites};
@@ -50,6 +50,7 @@ pub(crate) async fn create_collection(
 ) -> Result<pb::Collection, Error> {
     let name = names::name(&request.name)?;
     let description = names::description(&request.description)?;
+    let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let members = numbers(&tx, &request.clients).await?;
@@ -58,7 +59,10 @@ pub(crate) async fn create_collection(
         .map_err(|error| error.taken("collection", &name))?;
     collections::change_members(&tx, number, &members, &[]).await?;
     let collection = collections::show(&tx, number).await?;
+    turn.doubt();
     tx.commit().await?;
+    turn.add_collection(number, &name, &members);
+    turn.settle();
     tracing::info!(
         audit = true,
         administrator,
@@ -98,6 +102,7 @@ pub(crate) async fn delete_collection(
     administrator: &str,
     request: &pb::DeleteCollectionRequest,
 ) -> Result<(), Error> {
+    let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let found = find(&tx, &request.name).await?;
@@ -110,7 +115,10 @@ pub(crate) async fn delete_collection(
         return Err(Error::conflict("IN_USE", message));
     }
     collections::delete(&tx, found.collection_no).await?;
+    turn.doubt();
     tx.commit().await?;
+    turn.remove_collection(found.collection_no);
+    turn.settle();
     tracing::info!(
         audit = true,
         administrator,
@@ -126,6 +134,7 @@ pub(crate) async fn change_members(
     administrator: &str,
     request: &pb::ChangeMembersRequest,
 ) -> Result<pb::Collection, Error> {
+    let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let found = find(&tx, &request.name).await?;
@@ -140,7 +149,10 @@ pub(crate) async fn change_members(
         sites::raise_policy_revision(&tx).await?;
     }
     let collection = collections::show(&tx, found.collection_no).await?;
+    turn.doubt();
     tx.commit().await?;
+    turn.change_members(found.collection_no, &add, &remove);
+    turn.settle();
     tracing::info!(
         audit = true,
         administrator,

@@ -3,7 +3,7 @@
 use deadpool_postgres::GenericClient;
 use muster_proto::catalog as pb;
 
-use super::{Error, Site, manage_clients, sum_up_counters};
+use super::{Error, Site, directory, manage_clients, sum_up_counters};
 use crate::domain::names;
 use crate::domain::page::Page;
 use crate::domain::update_page::UpdatePage;
@@ -157,6 +157,7 @@ pub(crate) async fn create_update_list(
     let name = names::name(&request.name)?;
     let description = names::description(&request.description)?;
     sum_up_counters::sum_up_counters(site).await?;
+    let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let numbers = match (&request.filter, request.update_numbers.is_empty()) {
@@ -186,7 +187,10 @@ pub(crate) async fn create_update_list(
         .await
         .map_err(|error| error.taken("update list", &name))?;
     let list = update_lists::show(&tx, number).await?;
+    turn.doubt();
     tx.commit().await?;
+    turn.add_list(number, &name, &numbers);
+    turn.settle();
     tracing::info!(
         audit = true,
         administrator,
@@ -249,6 +253,7 @@ pub(crate) async fn delete_update_list(
     request: &pb::DeleteUpdateListRequest,
 ) -> Result<(), Error> {
     sum_up_counters::sum_up_counters(site).await?;
+    let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let (number, name) = find(&tx, &request.name).await?;
@@ -257,7 +262,10 @@ pub(crate) async fn delete_update_list(
         return Err(Error::conflict("IN_USE", message));
     }
     update_lists::delete(&tx, number).await?;
+    turn.doubt();
     tx.commit().await?;
+    turn.remove_list(number);
+    turn.settle();
     tracing::info!(
         audit = true,
         administrator,

@@ -113,9 +113,12 @@ pub(crate) fn replace(site: &Site, clients: &[i32], rows: &BTreeMap<i32, Held>, 
     matrix.load_all(columns(rows));
 }
 
-/// A client enrolled.
-pub(crate) fn add_client(site: &Site, client_no: i32) {
-    write(site).add_client(client_no.unsigned_abs());
+/// Clients enrolled, or may have.
+pub(crate) fn add_clients(site: &Site, clients: &[i32]) {
+    let mut matrix = write(site);
+    for client_no in clients {
+        matrix.add_client(client_no.unsigned_abs());
+    }
 }
 
 /// A client was deleted.

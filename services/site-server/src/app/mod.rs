@@ -1,6 +1,7 @@
 //! The use cases, one file each. They own the order of steps and the transaction.
 
 pub(crate) mod backlog;
+pub(crate) mod directory;
 pub(crate) mod distribute_content;
 pub(crate) mod enrol_client;
 mod error;
@@ -16,6 +17,7 @@ pub(crate) mod manage_update_lists;
 pub(crate) mod matrix;
 mod negative_controls;
 pub(crate) mod open_batch;
+pub(crate) mod read_compliance;
 pub(crate) mod read_reports;
 pub(crate) mod read_site;
 pub(crate) mod record_states;

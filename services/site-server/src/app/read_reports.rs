@@ -1,92 +1,13 @@
-//! What people ask of the states that clients reported.
+//! What people ask of the states that clients reported. Compliance is in `read_compliance.rs`.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use muster_domain::UpdateNo;
 use muster_proto::report as pb;
 use prost::Message;
 
-use super::manage_update_lists;
-use super::{Error, Site, manage_clients, manage_collections, manage_deployments, matrix};
+use super::{Error, Site, manage_clients, manage_deployments, read_compliance};
 use crate::domain::page::Page;
-use crate::store::{collections, reports, update_lists};
-
-/// Most updates that one compliance report lists.
-const MAX_UPDATES: usize = 5_000;
-
-/// An update list over a collection; without a list, every update that somebody requires.
-/// Answered from the matrix; the database only says what things are called.
-pub(crate) async fn get_compliance(
-    site: &Site,
-    request: &pb::GetComplianceRequest,
-) -> Result<pb::GetComplianceResponse, Error> {
-    let db = site.db().await?;
-    let collection = manage_collections::find(&db, &request.collection).await?;
-    let members = match collection.collection_no {
-        collections::ALL_SYSTEMS => None,
-        number => {
-            let members = collections::members(&db, number).await?;
-            Some(members.iter().map(|no| no.unsigned_abs()).collect())
-        }
-    };
-    let updates: Vec<UpdateNo> = if request.update_list.trim().is_empty() {
-        let required = matrix::read(site).most_required(members.as_ref(), MAX_UPDATES);
-        required
-            .into_iter()
-            .map(|(update_no, _)| update_no)
-            .collect()
-    } else {
-        let (list_no, _) = manage_update_lists::find(&db, &request.update_list).await?;
-        let listed = update_lists::members(&db, list_no).await?;
-        listed
-            .iter()
-            .map(|no| UpdateNo(no.unsigned_abs()))
-            .collect()
-    };
-    let numbers: Vec<i32> = updates
-        .iter()
-        .filter_map(|update_no| i32::try_from(update_no.0).ok())
-        .collect();
-    let mut named: HashMap<u32, reports::Named> = reports::named(&db, &numbers)
-        .await?
-        .into_iter()
-        .map(|it| (it.update_no, it))
-        .collect();
-    // All counts in one look: they belong together.
-    let (overall, counts) = {
-        let matrix = matrix::read(site);
-        let overall = matrix.list_compliance(&updates, members.as_ref());
-        (overall, matrix.list_counts(&updates, members.as_ref()))
-    };
-    let mut rows: Vec<pb::UpdateCompliance> = updates
-        .iter()
-        .zip(counts)
-        .filter_map(|(update_no, counts)| {
-            // An update that the site does not know yet has no name to show.
-            let named = named.remove(&update_no.0)?;
-            Some(pb::UpdateCompliance {
-                update_no: update_no.0,
-                update_id: named.update_id,
-                title: named.title,
-                classification: named.classification,
-                installed: counts.installed,
-                required: counts.required,
-                not_required: counts.not_required,
-                unknown: counts.unknown + counts.no_data,
-            })
-        })
-        .collect();
-    rows.sort_by_key(|row| (Reverse(row.required), row.update_no));
-    rows.truncate(MAX_UPDATES);
-    Ok(pb::GetComplianceResponse {
-        clients: overall.clients,
-        compliant: overall.compliant,
-        non_compliant: overall.non_compliant,
-        unknown: overall.unknown + overall.no_data,
-        updates: rows,
-    })
-}
+use crate::store::reports;
 
 /// Enforcement states of a deployment, with the clients behind each.
 pub(crate) async fn get_enforcement(
@@ -140,7 +61,7 @@ pub(crate) async fn list_errors(
     })
 }
 
-/// All that is known of one client.
+/// All that is known of one client, or what it says of an update list.
 pub(crate) async fn get_client_report(
     site: &Site,
     request: &pb::GetClientReportRequest,
@@ -148,7 +69,13 @@ pub(crate) async fn get_client_report(
     let db = site.db().await?;
     let client = manage_clients::find(&db, &request.client).await?;
     let gone = || Error::not_found("UNKNOWN_CLIENT", "the client was deleted");
-    reports::client(&db, client.client_no)
-        .await?
-        .ok_or_else(gone)
+    let report = reports::client(&db, client.client_no).await?;
+    let mut report = report.ok_or_else(gone)?;
+    drop(db);
+    let list = match request.update_list.trim() {
+        "" => None,
+        name => Some(name),
+    };
+    read_compliance::answer_for(site, client.client_no, list, &mut report).await?;
+    Ok(report)
 }

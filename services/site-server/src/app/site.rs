@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::Error;
 use super::backlog::Rates;
+use super::directory::Directory;
 use super::get_policy::PolicyCache;
 use super::known_clients::KnownClients;
 use crate::config::Config;
@@ -44,6 +45,8 @@ pub(crate) struct Site {
     pub(crate) known_clients: KnownClients,
     /// What clients say of updates, as committed.
     pub(crate) matrix: RwLock<Matrix>,
+    /// What updates, update lists and collections are called, and what is in them.
+    pub(crate) directory: Directory,
     /// Held while counters are summed up.
     pub(crate) summing: tokio::sync::Mutex<()>,
     /// Needs of clients that the database has: most reports repeat them.
@@ -102,6 +105,7 @@ impl Site {
             rates: Rates::default(),
             known_clients: KnownClients::new(config.state_shards),
             matrix: RwLock::default(),
+            directory: Directory::default(),
             summing: tokio::sync::Mutex::default(),
             known_needs: Mutex::default(),
             highest_update: AtomicI32::new(0),

@@ -119,6 +119,23 @@ pub(crate) const TABLE: Table = &[
         ADMINISTRATOR,
     ),
     (
+        "/muster.report.v1.ReportService/ListComplianceClients",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.report.v1.ReportService/GetUpdateCompliance",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.report.v1.ReportService/ListUpdateClients",
+        ADMINISTRATOR,
+    ),
+    ("/muster.report.v1.ReportService/GetCoverage", ADMINISTRATOR),
+    (
+        "/muster.report.v1.ReportService/ListCoverageClients",
+        ADMINISTRATOR,
+    ),
+    (
         "/muster.report.v1.ReportService/GetEnforcement",
         ADMINISTRATOR,
     ),

@@ -7,7 +7,7 @@ use muster_proto::report::report_service_server::ReportService;
 use tonic::{Request, Response, Status};
 
 use super::status;
-use crate::app::{Site, read_reports};
+use crate::app::{Site, read_compliance, read_reports};
 
 /// The door.
 #[derive(Debug)]
@@ -19,7 +19,47 @@ impl ReportService for Door {
         &self,
         request: Request<pb::GetComplianceRequest>,
     ) -> Result<Response<pb::GetComplianceResponse>, Status> {
-        let response = read_reports::get_compliance(&self.0, request.get_ref()).await;
+        let response = read_compliance::get_compliance(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn list_compliance_clients(
+        &self,
+        request: Request<pb::ListComplianceClientsRequest>,
+    ) -> Result<Response<pb::ListComplianceClientsResponse>, Status> {
+        let response = read_compliance::list_compliance_clients(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn get_update_compliance(
+        &self,
+        request: Request<pb::GetUpdateComplianceRequest>,
+    ) -> Result<Response<pb::GetUpdateComplianceResponse>, Status> {
+        let response = read_compliance::get_update_compliance(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn list_update_clients(
+        &self,
+        request: Request<pb::ListUpdateClientsRequest>,
+    ) -> Result<Response<pb::ListUpdateClientsResponse>, Status> {
+        let response = read_compliance::list_update_clients(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn get_coverage(
+        &self,
+        request: Request<pb::GetCoverageRequest>,
+    ) -> Result<Response<pb::GetCoverageResponse>, Status> {
+        let response = read_compliance::get_coverage(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn list_coverage_clients(
+        &self,
+        request: Request<pb::ListCoverageClientsRequest>,
+    ) -> Result<Response<pb::ListCoverageClientsResponse>, Status> {
+        let response = read_compliance::list_coverage_clients(&self.0, request.get_ref()).await;
         Ok(Response::new(response.map_err(status)?))
     }
 

@@ -74,22 +74,23 @@ pub(crate) async fn lock_token(
     }))
 }
 
-/// Marks a token as used; its client joins the token's collections.
+/// Marks a token as used; its client joins the token's collections, whose numbers come back.
 pub(crate) async fn use_token(
     db: &impl GenericClient,
     hash: &[u8],
     key_hash: &[u8],
     client_no: i32,
-) -> Result<(), Error> {
+) -> Result<Vec<i32>, Error> {
     const SQL: &str = "
         UPDATE enrolment_tokens SET (used_at, used_key_hash, client_no) = (now(), $2, $3)
         WHERE token_hash = $1";
     const JOIN: &str = "
         INSERT INTO collection_members (collection_no, client_no)
-        SELECT collection_no, $2 FROM enrolment_token_collections WHERE token_hash = $1";
+        SELECT collection_no, $2 FROM enrolment_token_collections WHERE token_hash = $1
+        RETURNING collection_no";
     execute(db, SQL, &[&hash, &key_hash, &client_no]).await?;
-    execute(db, JOIN, &[&hash, &client_no]).await?;
-    Ok(())
+    let joined = query(db, JOIN, &[&hash, &client_no]).await?;
+    Ok(joined.iter().map(|row| row.get("collection_no")).collect())
 }
 
 /// Adds a client with epoch 1 and an empty stream of reports.

@@ -83,15 +83,21 @@ pub(crate) async fn is_deployed_to(
     Ok(query_one(db, SQL, &[&collection_no]).await?.get(0))
 }
 
-/// Numbers of the clients in a collection that is not built in.
-pub(crate) async fn members(
-    db: &impl GenericClient,
-    collection_no: i32,
-) -> Result<Vec<i32>, Error> {
+/// Number, name and members of each collection that is not built in.
+pub(crate) async fn all(db: &impl GenericClient) -> Result<Vec<(i32, String, Vec<i32>)>, Error> {
     const SQL: &str = "
-        SELECT client_no FROM collection_members WHERE collection_no = $1 ORDER BY client_no";
-    let rows = query(db, SQL, &[&collection_no]).await?;
-    Ok(rows.iter().map(|row| row.get("client_no")).collect())
+        SELECT c.collection_no, c.name, ARRAY(
+                   SELECT m.client_no FROM collection_members m
+                   WHERE m.collection_no = c.collection_no ORDER BY m.client_no) AS members
+        FROM collections c WHERE NOT c.built_in";
+    let row = |row: &Row| {
+        (
+            row.get("collection_no"),
+            row.get("name"),
+            row.get("members"),
+        )
+    };
+    Ok(query(db, SQL, &[]).await?.iter().map(row).collect())
 }
 
 pub(crate) async fn delete(db: &impl GenericClient, collection_no: i32) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use crate::app::Error;
 use crate::domain::page::Page;
 
 /// What an update is called, for compliance reports.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Named {
     pub(crate) update_no: u32,
     pub(crate) update_id: String,
@@ -24,17 +24,53 @@ pub(crate) async fn named(db: &impl GenericClient, updates: &[i32]) -> Result<Ve
     const SQL: &str = "
         SELECT update_no, update_id, title, classification FROM updates
         WHERE update_no = ANY ($1)";
-    let named = |row: &Row| Named {
-        update_no: number(row, "update_no"),
-        update_id: row.get("update_id"),
-        title: row.get("title"),
-        classification: row.get::<_, i16>("classification").into(),
+    let rows = query(db, SQL, &[&updates]).await?;
+    Ok(rows.iter().map(Named::from).collect())
+}
+
+/// The names of all updates.
+pub(crate) async fn all_named(db: &impl GenericClient) -> Result<Vec<Named>, Error> {
+    const SQL: &str = "SELECT update_no, update_id, title, classification FROM updates";
+    let rows = query(db, SQL, &[]).await?;
+    Ok(rows.iter().map(Named::from).collect())
+}
+
+impl From<&Row> for Named {
+    fn from(row: &Row) -> Self {
+        Self {
+            update_no: number(row, "update_no"),
+            update_id: row.get("update_id"),
+            title: row.get("title"),
+            classification: row.get::<_, i16>("classification").into(),
+        }
+    }
+}
+
+/// How these clients are shown in a list, by number; who was deleted is left out.
+pub(crate) async fn clients(
+    db: &impl GenericClient,
+    clients: &[i32],
+) -> Result<Vec<(u32, pb::ReportedClient)>, Error> {
+    const SQL: &str = "
+        SELECT c.client_no, c.client_id, c.host_name, COALESCE(n.state, 0::int2) AS scan_state,
+               n.last_scanned_at, s.last_report_at
+        FROM clients c
+        LEFT JOIN scan_states n USING (client_no)
+        LEFT JOIN report_streams s USING (client_no)
+        WHERE c.client_no = ANY ($1) AND c.deleted_at IS NULL ORDER BY c.client_no";
+    let client = |row: &Row| {
+        let client = pb::ReportedClient {
+            client_id: id(row, "client_id"),
+            host_name: row.get("host_name"),
+            last_scanned_at: time(row, "last_scanned_at"),
+            last_report_at: time(row, "last_report_at"),
+            scan_state: row.get::<_, i16>("scan_state").into(),
+            catalog_generation: 0,
+        };
+        (number(row, "client_no"), client)
     };
-    Ok(query(db, SQL, &[&updates])
-        .await?
-        .iter()
-        .map(named)
-        .collect())
+    let rows = query(db, SQL, &[&clients]).await?;
+    Ok(rows.iter().map(client).collect())
 }
 
 /// Clients of a deployment's collection by state of topic 301.
@@ -144,6 +180,7 @@ fn update_state(row: &Row) -> pb::UpdateState {
         detail: row.get("detail"),
         changed_at: time(row, "changed_at"),
         deployment: row.get("deployment"),
+        no_data: false,
     }
 }
 
@@ -172,6 +209,7 @@ pub(crate) async fn errors(
             example_detail: row.get("detail"),
             clients: number(row, "clients"),
             updates: number(row, "updates"),
+            ..pb::ErrorCount::default()
         }
     };
     Ok(query(db, SQL, &[&deployment_no])
@@ -260,5 +298,6 @@ pub(crate) async fn client(
             .iter()
             .map(deployment)
             .collect(),
+        list_answer: 0,
     }))
 }

@@ -54,6 +54,23 @@ pub(crate) async fn members(db: &impl GenericClient, list_no: i32) -> Result<Vec
         .collect())
 }
 
+/// Number, name and updates of each list.
+pub(crate) async fn all(db: &impl GenericClient) -> Result<Vec<(i32, String, Vec<i32>)>, Error> {
+    const SQL: &str = "
+        SELECT l.update_list_no, l.name, ARRAY(
+                   SELECT m.update_no FROM update_list_members m
+                   WHERE m.update_list_no = l.update_list_no) AS updates
+        FROM update_lists l";
+    let row = |row: &Row| {
+        (
+            row.get("update_list_no"),
+            row.get("name"),
+            row.get("updates"),
+        )
+    };
+    Ok(query(db, SQL, &[]).await?.iter().map(row).collect())
+}
+
 pub(crate) async fn is_used(db: &impl GenericClient, list_no: i32) -> Result<bool, Error> {
     const SQL: &str = "
         SELECT EXISTS (SELECT FROM deployments WHERE update_list_no = $1)

@@ -370,6 +370,7 @@ async fn ask(site: &Site) {
 
     let request = rep::GetClientReportRequest {
         client: "host-2".into(),
+        ..Default::default()
     };
     let report = reports
         .get_client_report(request)

@@ -11,6 +11,7 @@ mod metrics;
 mod packages;
 mod quarantine;
 mod recording;
+mod reports;
 mod roles;
 mod running;
 mod schema;

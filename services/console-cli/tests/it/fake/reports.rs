@@ -83,7 +83,27 @@ fn update_state() -> UpdateState {
         detail: "libssl3 is on hold".to_owned(),
         changed_at: ago(60),
         deployment: "june".to_owned(),
+        no_data: false,
     }
+}
+
+/// One that reported, and one that never did.
+fn reported_clients() -> [ReportedClient; 2] {
+    [
+        ReportedClient {
+            client_id: id(0x11),
+            host_name: "web-01".to_owned(),
+            last_scanned_at: ago(3_600),
+            last_report_at: ago(60),
+            scan_state: UpdateSourceScan::Completed.into(),
+            catalog_generation: 6,
+        },
+        ReportedClient {
+            client_id: id(0x22),
+            host_name: "web-02".to_owned(),
+            ..Default::default()
+        },
+    ]
 }
 
 #[tonic::async_trait]
@@ -102,15 +122,111 @@ impl ReportService for Fake {
             installed: 100,
             required: 57,
             not_required: 40,
-            unknown: 5,
+            unknown: 2,
+            no_data: 3,
             ..Default::default()
         }];
         Ok(Response::new(GetComplianceResponse {
             clients: 202,
             compliant: 140,
             non_compliant: 57,
-            unknown: 5,
+            unknown: 2,
             updates,
+            no_data: 3,
+        }))
+    }
+
+    async fn list_compliance_clients(
+        &self,
+        request: Request<ListComplianceClientsRequest>,
+    ) -> Answer<ListComplianceClientsResponse> {
+        let request = request.into_inner();
+        check("update list", &request.update_list).await?;
+        self.ask(&request);
+        let (clients, next_page_token) =
+            page(&reported_clients(), request.page_size, &request.page_token);
+        Ok(Response::new(ListComplianceClientsResponse {
+            clients,
+            next_page_token,
+            total: 2,
+        }))
+    }
+
+    async fn get_update_compliance(
+        &self,
+        request: Request<GetUpdateComplianceRequest>,
+    ) -> Answer<GetUpdateComplianceResponse> {
+        let request = request.into_inner();
+        check("collection", &request.collection).await?;
+        self.ask(&request);
+        Ok(Response::new(GetUpdateComplianceResponse {
+            update: Some(UpdateCompliance {
+                update_no: 4_711,
+                update_id: "apt/debian/bookworm-security/openssl/4711".to_owned(),
+                title: "openssl security update".to_owned(),
+                classification: Classification::Security.into(),
+                installed: 100,
+                required: 57,
+                not_required: 40,
+                unknown: 2,
+                no_data: 3,
+            }),
+            clients: 202,
+            required_percent: 28.218,
+            installed_percent_of_applicable: 63.694,
+        }))
+    }
+
+    async fn list_update_clients(
+        &self,
+        request: Request<ListUpdateClientsRequest>,
+    ) -> Answer<ListUpdateClientsResponse> {
+        let request = request.into_inner();
+        check("collection", &request.collection).await?;
+        self.ask(&request);
+        let (clients, next_page_token) =
+            page(&reported_clients(), request.page_size, &request.page_token);
+        Ok(Response::new(ListUpdateClientsResponse {
+            clients,
+            next_page_token,
+            total: 2,
+        }))
+    }
+
+    async fn get_coverage(
+        &self,
+        request: Request<GetCoverageRequest>,
+    ) -> Answer<GetCoverageResponse> {
+        let request = request.into_inner();
+        check("collection", &request.collection).await?;
+        self.ask(&request);
+        let count = |catalog_generation, clients| GenerationCount {
+            catalog_generation,
+            clients,
+        };
+        Ok(Response::new(GetCoverageResponse {
+            clients: 202,
+            never_reported: 1,
+            old_catalog: 1,
+            current: 200,
+            catalog_generation: 7,
+            generations: vec![count(7, 200), count(6, 1)],
+        }))
+    }
+
+    async fn list_coverage_clients(
+        &self,
+        request: Request<ListCoverageClientsRequest>,
+    ) -> Answer<ListCoverageClientsResponse> {
+        let request = request.into_inner();
+        check("collection", &request.collection).await?;
+        self.ask(&request);
+        let (clients, next_page_token) =
+            page(&reported_clients(), request.page_size, &request.page_token);
+        Ok(Response::new(ListCoverageClientsResponse {
+            clients,
+            next_page_token,
+            total: 2,
         }))
     }
 
@@ -157,6 +273,7 @@ impl ReportService for Fake {
             example_detail: "libssl3 is on hold".to_owned(),
             clients: 1,
             updates: 1,
+            ..Default::default()
         }];
         Ok(Response::new(ListErrorsResponse { errors }))
     }
@@ -165,14 +282,22 @@ impl ReportService for Fake {
         &self,
         request: Request<GetClientReportRequest>,
     ) -> Answer<GetClientReportResponse> {
-        let client = request.into_inner().client;
-        check("client", &client).await?;
+        let request = request.into_inner();
+        check("client", &request.client).await?;
+        check("update list", &request.update_list).await?;
+        let client = request.client;
         let unplanned = UpdateState {
             update_no: 4_800,
             enforcement: 0,
             error_code: 0,
             deployment: String::new(),
+            no_data: !request.update_list.is_empty(),
             ..update_state()
+        };
+        let list_answer = if request.update_list.is_empty() {
+            ListAnswer::Unspecified
+        } else {
+            ListAnswer::NonCompliant
         };
         Ok(Response::new(GetClientReportResponse {
             client_id: id(0x11),
@@ -193,6 +318,7 @@ impl ReportService for Fake {
                 detail: "libssl3 is on hold".to_owned(),
                 changed_at: ago(60),
             }],
+            list_answer: list_answer.into(),
         }))
     }
 }
