@@ -311,9 +311,15 @@ CREATE TABLE report_stream_rows (
     gap_since timestamp with time zone,
     wants_full boolean NOT NULL DEFAULT true,
     last_report_at timestamp with time zone,
+    runs bytea NOT NULL DEFAULT '\x'::bytea,
+    register_epoch integer,
+    forked_at timestamp with time zone,
+    ask_at timestamp with time zone,
+    ask_tries smallint NOT NULL DEFAULT 0,
     PRIMARY KEY (client_no),
     FOREIGN KEY (client_no) REFERENCES clients(client_no)
 );
+CREATE INDEX report_stream_rows_by_ask_at ON report_stream_rows USING btree (ask_at) WHERE (ask_at IS NOT NULL);
 
 CREATE TABLE restart_states (
     client_no integer NOT NULL,

@@ -75,7 +75,9 @@ pub struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    fn first_ask(&self) -> Timestamp {
+    /// When something that is missing from now on is asked for first.
+    #[must_use]
+    pub fn first_ask(&self) -> Timestamp {
         #[expect(clippy::cast_precision_loss, reason = "a share of minutes")]
         let share = (self.random >> 11) as f64 / (1_u64 << 53) as f64;
         self.now + signed(self.retry.after + self.retry.jitter.mul_f64(share))
@@ -151,7 +153,21 @@ pub enum Taken<P> {
     Early,
 }
 
-impl<P: Clone> Receiver<P> {
+impl<P> Taken<P> {
+    /// The same with each part as something else; what cannot be is left out.
+    pub fn filter_map<Q>(self, part: impl FnMut(P) -> Option<Q>) -> Taken<Q> {
+        match self {
+            Self::Stale => Taken::Stale,
+            Self::NeverGiven => Taken::NeverGiven,
+            Self::Repeat => Taken::Repeat,
+            Self::Full(parts) => Taken::Full(parts.into_iter().filter_map(part).collect()),
+            Self::Next(parts) => Taken::Next(parts.into_iter().filter_map(part).collect()),
+            Self::Early => Taken::Early,
+        }
+    }
+}
+
+impl<P> Receiver<P> {
     /// What a report is that changes nothing at all; `None` for one that has to be taken.
     #[must_use]
     pub fn judge(&self, header: &Header) -> Option<Taken<P>> {
@@ -297,6 +313,22 @@ impl<P: Clone> Receiver<P> {
         }
     }
 
+    /// Whether more than how far it has come is other than it was before: a store that keeps
+    /// `contiguous` with each report keeps the rest only then.
+    #[must_use]
+    pub fn turned(&self, before: &Self) -> bool {
+        let marks = |stream: &Self| {
+            let open = stream.highest > stream.contiguous;
+            let wants = (stream.wants_full, stream.register, stream.forked_at);
+            let asks = (stream.gap_since, stream.ask_at, stream.tries);
+            (stream.epoch, stream.has_full, open, wants, asks)
+        };
+        self.early_changed
+            || self.highest > self.contiguous
+            || marks(self) != marks(before)
+            || self.runs.turned(&before.runs)
+    }
+
     /// What is missing between the reports that came, ascending: at most one more than may be
     /// asked for at once.
     #[must_use]
@@ -322,12 +354,35 @@ impl<P: Clone> Receiver<P> {
         missing
     }
 
-    /// What the client is to be asked for now.
-    #[must_use]
-    pub fn wish(&self, now: Timestamp) -> Option<Wish> {
-        if self.ask_at.is_none_or(|at| at > now) {
+    /// What the client is to be asked for now, if anything. It counts as asked, and has time to
+    /// answer until it is asked again.
+    pub fn ask(&mut self, moment: &Moment<'_>) -> Option<Wish> {
+        if self.ask_at.is_none_or(|at| at > moment.now) {
             return None;
         }
+        if self.tries >= TRIES_OF_STALE && self.register.is_some_and(|epoch| epoch != self.epoch) {
+            // Most likely only a late report of a life that is over.
+            self.register = None;
+            self.schedule(moment);
+        }
+        let wish = self.wanted(self.tries)?;
+        let pauses = &moment.retry.pauses;
+        let at = usize::from(self.tries).min(pauses.len().saturating_sub(1));
+        let pause = pauses.get(at).copied().unwrap_or(moment.retry.after);
+        self.ask_at = Some(moment.now + signed(pause));
+        self.tries = self.tries.saturating_add(1);
+        Some(wish)
+    }
+
+    /// What the client was asked for last and has not answered, and how often it was asked.
+    #[must_use]
+    pub fn asked(&self) -> Option<(Wish, u16)> {
+        let before = self.tries.checked_sub(1)?;
+        Some((self.wanted(before)?, self.tries))
+    }
+
+    /// What is wanted of a client that has been asked so often.
+    fn wanted(&self, tries: u16) -> Option<Wish> {
         let current = |wanted| Wish {
             epoch: self.epoch,
             wanted,
@@ -335,13 +390,13 @@ impl<P: Clone> Receiver<P> {
         if self.forked_at.is_some() {
             return Some(current(Wanted::RenewIdentity));
         }
-        let reports = self.reports_wanted().map(current);
+        let reports = self.reports_wanted(tries).map(current);
         let registration = self.register.map(|epoch| Wish {
             epoch,
             wanted: Wanted::Register,
         });
         // Who is in this epoch has to be heard too while somebody in another one does not answer.
-        let in_turn = self.register != Some(self.epoch) && self.tries % 2 == 1;
+        let in_turn = self.register != Some(self.epoch) && tries % 2 == 1;
         if in_turn {
             reports.or(registration)
         } else {
@@ -349,34 +404,19 @@ impl<P: Clone> Receiver<P> {
         }
     }
 
-    fn reports_wanted(&self) -> Option<Wanted> {
+    fn reports_wanted(&self, tries: u16) -> Option<Wanted> {
         if self.wants_full {
             return Some(Wanted::Full);
         }
         self.gap_since?;
         let missing = self.missing();
-        let few = self.has_full
-            && self.tries < TRIES_OF_RANGES
-            && (1..=MAX_RANGES).contains(&missing.len());
+        let few =
+            self.has_full && tries < TRIES_OF_RANGES && (1..=MAX_RANGES).contains(&missing.len());
         Some(if few {
             Wanted::Ranges(missing)
         } else {
             Wanted::Full
         })
-    }
-
-    /// The client is being asked: it has time to answer until it is asked again.
-    pub fn asked(&mut self, moment: &Moment<'_>) {
-        let pauses = &moment.retry.pauses;
-        let at = usize::from(self.tries).min(pauses.len().saturating_sub(1));
-        let pause = pauses.get(at).copied().unwrap_or(moment.retry.after);
-        self.ask_at = Some(moment.now + signed(pause));
-        self.tries = self.tries.saturating_add(1);
-        if self.tries >= TRIES_OF_STALE && self.register.is_some_and(|epoch| epoch != self.epoch) {
-            // Most likely only a late report of a life that is over.
-            self.register = None;
-            self.schedule(moment);
-        }
     }
 
     /// An administrator wants everything, soon.

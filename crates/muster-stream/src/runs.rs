@@ -1,7 +1,7 @@
 //! Which runs of the client's program a stream comes from, and what that proves.
 //!
 //! A report says which run packed it (drawn at random when the program starts) and which serial was the
-//! last one given before that run. Runs of one machine follow each other, so the serials that
+//! last one reported before that run. Runs of one machine follow each other, so the serials that
 //! they report never overlap, however late, often or disordered the reports come: a restart is never
 //! taken for anything else. Two runs whose serials overlap mean that the machine's state went back
 //! to a copy, or that the copy lives on a second machine. The first is told from the second by who
@@ -14,21 +14,22 @@ use jiff::{SignedDuration, Timestamp};
 pub struct Run {
     /// Drawn at random, never 0 and never adopted by another process.
     pub id: u64,
-    /// The last serial that had been given when it began.
+    /// The last serial that had been reported when it began.
     pub began: u64,
 }
 
 impl Run {
     /// The run that the next report belongs to. A process stays in its run while nobody else has
-    /// reported from the same database (`holder`: who did last); a second process, such as a command
-    /// beside the daemon, begins a run of its own, and then the first one does.
+    /// reported from the same database (`holder`: who did last, `sent`: the last serial reported so
+    /// far); a second process, such as a command beside the daemon, begins a run of its own, and
+    /// then the first one does.
     #[must_use]
-    pub fn next(own: Option<Self>, holder: Option<u64>, last: u64, random: u64) -> Self {
+    pub fn next(own: Option<Self>, holder: Option<u64>, sent: u64, random: u64) -> Self {
         match own {
             Some(own) if holder == Some(own.id) => own,
             Some(_) | None => Self {
                 id: random.max(1),
-                began: last,
+                began: sent,
             },
         }
     }
@@ -114,6 +115,8 @@ impl Runs {
         };
         let count = usize::from(self.count);
         let known = self.seen().iter().position(|seen| seen.id == run.id);
+        let oldest = self.seen().iter().map(|seen| seen.began).min().unwrap_or(0);
+        let newest = self.seen().iter().map(|seen| seen.epoch).max().unwrap_or(0);
         let other_run = known.map_or(count > 0, |at| at + 1 < count);
         match known {
             Some(at) => {
@@ -136,11 +139,14 @@ impl Runs {
                 self.seen[usize::from(self.count) - 1] = fresh;
             }
         }
+        // Older than all that is remembered: no report is that late, it is a copy.
+        let forgotten = known.is_none() && count == KEPT && last <= oldest && epoch == newest;
         let others = &self.seen[..usize::from(self.count) - 1];
+        let overlap = others
+            .iter()
+            .any(|seen| seen.epoch == epoch && seen.overlaps(&fresh));
         Sight {
-            reused: others
-                .iter()
-                .any(|s| s.epoch == epoch && s.overlaps(&fresh)),
+            reused: forgotten || overlap,
             other_run,
         }
     }
@@ -173,6 +179,15 @@ impl Runs {
             || pairs
                 .flat_map(|(at, one)| seen[at + 1..].iter().map(move |other| (one, other)))
                 .any(|(one, other)| one.overlaps(other))
+    }
+
+    /// Whether they differ by more than how far a lone run has come.
+    pub(crate) fn turned(&self, before: &Self) -> bool {
+        if self.contested() {
+            return self != before;
+        }
+        let names = |runs: &Self| runs.seen.map(|seen| (seen.id, seen.began, seen.epoch));
+        names(self) != names(before)
     }
 
     /// As [`Self::read`] reads them; empty when there are none.
@@ -315,6 +330,15 @@ mod tests {
         see(&mut runs, B, 10, 2, 12);
         see(&mut runs, A, 0, 3, 23);
         assert!(runs.forked());
+    }
+
+    #[test]
+    fn a_copy_from_before_all_that_is_remembered_is_not_taken_for_late() {
+        let mut runs = Runs::default();
+        for run in 0..6 {
+            assert!(!see(&mut runs, 1 + run, 10 * run, 1, 10 * run + 5).reused);
+        }
+        assert!(see(&mut runs, 90, 2, 1, 3).reused);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use muster_proto::{convert, policy};
 use muster_runtime::config::{AdminConfig, TelemetryConfig, TlsConfig};
 use muster_runtime::grpc::Limits;
 use muster_runtime::humantime_serde;
+use muster_stream::Retry;
 use serde::Deserialize;
 
 /// Everything a site server is told.
@@ -27,9 +28,15 @@ pub struct Config {
     /// How often the software update point is asked for news.
     #[serde(default = "default_catalog_poll", with = "humantime_serde")]
     pub catalog_poll_interval: Duration,
-    /// How long something may be missing in a client's reports before it is asked for everything.
+    /// How long something may be missing in a client's reports before the client is asked for it.
     #[serde(default = "default_resync_after", with = "humantime_serde")]
     pub resync_after: Duration,
+    /// Added to that at random, at most: a fleet that lost something together is asked spread out.
+    #[serde(default = "default_resync_jitter", with = "humantime_serde")]
+    pub resync_jitter: Duration,
+    /// After these it is asked again while nothing comes, the last one for ever.
+    #[serde(default = "default_resync_pauses")]
+    pub resync_pauses: Vec<Pause>,
     /// How often distribution points are asked whether they still have what they said they have.
     #[serde(default = "default_content_check", with = "humantime_serde")]
     pub content_check_interval: Duration,
@@ -159,6 +166,30 @@ impl ClientSettings {
             heartbeat_interval: Some(convert::to_duration(self.heartbeat_interval)),
         }
     }
+}
+
+impl Config {
+    /// When clients are asked for what is missing.
+    pub(crate) fn retry(&self) -> Retry {
+        Retry {
+            after: self.resync_after,
+            jitter: self.resync_jitter,
+            pauses: self.resync_pauses.iter().map(|pause| pause.0).collect(),
+        }
+    }
+}
+
+/// A length of time in a list.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(transparent)]
+pub struct Pause(#[serde(with = "humantime_serde")] pub Duration);
+
+fn default_resync_jitter() -> Duration {
+    Retry::default().jitter
+}
+
+fn default_resync_pauses() -> Vec<Pause> {
+    Retry::default().pauses.into_iter().map(Pause).collect()
 }
 
 const fn default_shards() -> u16 {

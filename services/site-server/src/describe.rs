@@ -54,6 +54,14 @@ pub(crate) fn describe() {
         "Quarantined messages that an administrator tried again, by outcome."
     );
     describe_counter!(
+        "muster_state_forks_total",
+        "Clients whose identity was found to be used by more than one machine."
+    );
+    describe_counter!(
+        "muster_state_wishes_total",
+        "Clients that were asked for something beside their routine reports, by what."
+    );
+    describe_counter!(
         "muster_state_reports_total",
         "Reports of clients that were taken from the state queues, by outcome."
     );

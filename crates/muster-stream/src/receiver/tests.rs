@@ -37,13 +37,18 @@ fn delta(stream: &mut Stream, first: u64, last: u64, second: i64) -> Taken<u64> 
     take(stream, header(false, first, last), second)
 }
 
-fn asked(stream: &mut Stream, second: i64) {
+fn ask(stream: &mut Stream, second: i64) -> Option<Wish> {
     let retry = Retry::default();
-    stream.asked(&Moment {
+    stream.ask(&Moment {
         now: at(second),
         retry: &retry,
         random: 0,
-    });
+    })
+}
+
+/// What would be asked for at that time.
+fn wished(stream: &Stream, second: i64) -> Option<Wish> {
+    ask(&mut stream.clone(), second)
 }
 
 fn range(first: u64, last: u64) -> SerialRange {
@@ -51,7 +56,7 @@ fn range(first: u64, last: u64) -> SerialRange {
 }
 
 fn wanted(stream: &Stream, second: i64) -> Option<Wanted> {
-    stream.wish(at(second)).map(|wish| wish.wanted)
+    wished(stream, second).map(|wish| wish.wanted)
 }
 
 fn fresh() -> Stream {
@@ -137,7 +142,9 @@ fn ranges_are_asked_for_after_minutes_then_everything_with_growing_pauses() {
     assert_eq!(wanted(&stream, 2 * MINUTE - 1), None);
     let ranges = Wanted::Ranges(vec![range(4, 5), range(8, 8)]);
     assert_eq!(wanted(&stream, 2 * MINUTE), Some(ranges));
-    asked(&mut stream, 2 * MINUTE);
+    ask(&mut stream, 2 * MINUTE);
+    let asked = stream.asked().unwrap();
+    assert_eq!((asked.1, asked.0.epoch), (1, 1));
     // One of them comes.
     assert_eq!(delta(&mut stream, 4, 5, 3 * MINUTE), Taken::Next(vec![7]));
     assert_eq!(wanted(&stream, 2 * HOUR), None);
@@ -145,7 +152,7 @@ fn ranges_are_asked_for_after_minutes_then_everything_with_growing_pauses() {
     let mut second = 2 * HOUR + 2 * MINUTE;
     assert_eq!(wanted(&stream, second), Some(ranges));
     for pause in [8, 24, 24, 24] {
-        asked(&mut stream, second);
+        ask(&mut stream, second);
         second += pause * HOUR;
         assert_eq!(wanted(&stream, second - 1), None);
         assert_eq!(wanted(&stream, second), Some(Wanted::Full));
@@ -176,7 +183,8 @@ fn everything_is_asked_for_when_somebody_wants_it() {
     full(&mut stream, 3, 0);
     stream.demand_full(at(5));
     assert_eq!(wanted(&stream, 5), Some(Wanted::Full));
-    asked(&mut stream, 5);
+    ask(&mut stream, 5);
+    assert_eq!(stream.asked().unwrap().0.wanted, Wanted::Full);
     assert_eq!(wanted(&stream, 6), None);
     assert_eq!(full(&mut stream, 3, 7), Taken::Full(vec![]), "nothing new");
     assert_eq!(wanted(&stream, 99 * HOUR), None);
@@ -192,7 +200,7 @@ fn an_epoch_that_the_site_does_not_remember_is_given_anew() {
     };
     assert_eq!(stream.judge(&lost), None);
     assert_eq!(take(&mut stream, lost, 0), Taken::NeverGiven);
-    let wish = stream.wish(at(2 * MINUTE)).unwrap();
+    let wish = wished(&stream, 2 * MINUTE).unwrap();
     assert_eq!((wish.epoch, wish.wanted), (4, Wanted::Register));
 }
 
@@ -214,7 +222,7 @@ fn serials_that_were_given_twice_are_not_taken_for_repeats() {
     let reused = from_run(2, 3, 1, 4);
     assert_eq!(stream.judge(&reused), None);
     assert_eq!(take(&mut stream, reused, 1), Taken::Repeat);
-    let wish = stream.wish(at(10 * MINUTE)).unwrap();
+    let wish = wished(&stream, 10 * MINUTE).unwrap();
     assert_eq!((wish.epoch, wish.wanted), (1, Wanted::Register));
     let retry = Retry::default();
     let moment = Moment {
@@ -231,7 +239,7 @@ fn serials_that_were_given_twice_are_not_taken_for_repeats() {
         },
         100,
     );
-    assert_eq!(stream.wish(at(99 * HOUR)), None);
+    assert_eq!(wished(&stream, 99 * HOUR), None);
     assert_eq!(stream.forked_at, None);
 }
 
@@ -251,12 +259,13 @@ fn who_is_left_behind_in_an_old_epoch_is_asked_to_register_and_not_for_ever() {
     assert_eq!(take(&mut stream, from_run(7, 2, 1, 3), 1), Taken::Stale);
     let mut second = 10 * MINUTE;
     for _ in 0..3 {
-        let wish = stream.wish(at(second)).unwrap();
+        let wish = ask(&mut stream, second).unwrap();
+        assert_eq!(stream.asked().unwrap().0, wish, "it stands until the next");
         assert_eq!((wish.epoch, wish.wanted), (1, Wanted::Register));
-        asked(&mut stream, second);
         second += 24 * HOUR;
     }
-    assert_eq!(stream.wish(at(second)), None);
+    assert_eq!(ask(&mut stream, second), None);
+    assert_eq!(stream.asked(), None);
     // A late report of the program that has registered meanwhile is nothing.
     assert_eq!(take(&mut stream, from_run(1, 0, 1, 2), 1), Taken::Stale);
     assert_eq!(stream.register, None);

@@ -59,6 +59,8 @@ impl Ground {
             catalog_poll_interval: Duration::from_secs(3_600),
             content_check_interval: Duration::from_secs(3_600),
             resync_after: Duration::from_secs(120),
+            resync_jitter: Duration::from_secs(180),
+            resync_pauses: Vec::new(),
             policy_key: folder.path().join("keys/policy.key"),
             tls: tls(folder.path(), "site-server"),
             limits: Limits::default(),

@@ -1,5 +1,6 @@
 //! The use cases, one file each. They own the order of steps and the transaction.
 
+pub(crate) mod ask_clients;
 pub(crate) mod backlog;
 pub(crate) mod directory;
 pub(crate) mod distribute_content;

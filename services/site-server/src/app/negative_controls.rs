@@ -9,9 +9,8 @@ use muster_runtime::faults::{self, Control};
 use prost::Message;
 
 use super::open_batch::Item;
-use crate::domain::report::Report;
+use crate::domain::report::{Report, Stream};
 use crate::domain::settle::Moves;
-use crate::domain::stream::Stream;
 
 /// The client's serial does not decide what is newest.
 pub(crate) fn replaces_order() -> bool {
@@ -21,7 +20,7 @@ pub(crate) fn replaces_order() -> bool {
 /// N-05: gives a report a serial by its arrival, or by its client's clock.
 pub(crate) fn renumber(report: Report, item: &Item, held: &Stream) -> Report {
     if faults::without(Control::MergeByArrival) {
-        let last = held.contiguous.max(report.last_serial) + 1;
+        let last = held.contiguous.cast_signed().max(report.last_serial) + 1;
         return report.renumbered(last);
     }
     if faults::without(Control::MergeByClientClock) {

@@ -79,7 +79,7 @@ impl Item {
         }
     }
 
-    /// What it says. Repeats are known without this: see `Header::peek`.
+    /// What it says. Repeats are known without this: see `domain::report::peek`.
     pub(crate) fn decode(&self) -> Result<Report, Refused> {
         if let Some(refused) = &self.refused {
             return Err(refused.clone());

@@ -12,15 +12,15 @@ use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use muster_compliance::Change;
 use muster_runtime::faults;
+use muster_stream::{Moment, Taken};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::known_clients::Locked;
 use super::open_batch::{Arrived, Item, open};
 use super::{Error, Site, matrix, negative_controls};
-use crate::domain::report::{Header, MAX_AHEAD, Refused};
+use crate::domain::report::{MAX_AHEAD, Refused, Stream, peek};
 use crate::domain::settle::{Settled, Work, settle};
-use crate::domain::stream::{Stream, Taken};
 use crate::store::{catalog, clients, compliance, quarantine, states, streams};
 
 /// Needs that are remembered in memory; beyond this the database is asked each time.
@@ -198,7 +198,7 @@ async fn write(
         .filter(|work| work.marks_changed)
         .map(|work| (work.known.client_no, &work.known.stream))
         .collect();
-    streams::keep(tx, &marks, now).await?;
+    streams::keep(tx, &marks, Some(now)).await?;
     let (reports, states) = (recorded.reports, recorded.states);
     compliance::move_counters(tx, &settled.moves, reports, states).await?;
     Ok(Applied {
@@ -217,13 +217,21 @@ fn remember(site: &Site, known: &mut Locked<'_>, applied: Applied) {
     for (id, work) in applied.ids.into_iter().zip(applied.works) {
         let mut client = work.known;
         client.stream.early_changed = false;
+        if work.forked {
+            metrics::counter!("muster_state_forks_total").increment(1);
+            tracing::error!(client.id = %id, "a client's identity is used by more than one machine");
+        }
         known.keep(id, client);
     }
     remember_needs(site, applied.needs);
 }
 
 /// Asks the database about clients that are not known yet, and about those in doubt.
-async fn prepare(site: &Site, known: &mut Locked<'_>, ids: &BTreeSet<Uuid>) -> Result<(), Error> {
+pub(crate) async fn prepare(
+    site: &Site,
+    known: &mut Locked<'_>,
+    ids: &BTreeSet<Uuid>,
+) -> Result<(), Error> {
     let doubtful = known.doubtful();
     if !doubtful.is_empty() {
         let db = site.db().await?;
@@ -261,21 +269,27 @@ async fn sort<'a>(
         highest.saturating_add(MAX_AHEAD)
     };
     let before = ceiling();
-    let sorted = Sorted::new(items, known, before, now);
+    let retry = site.config.retry();
+    let moment = Moment {
+        now,
+        retry: &retry,
+        random: rand::random(),
+    };
+    let sorted = Sorted::new(items, known, before, &moment);
     if !sorted.beyond {
         return Ok(sorted);
     }
     let highest = catalog::highest_update(&site.db().await?).await?;
     site.highest_update.store(highest, Ordering::Relaxed);
-    Ok(Sorted::new(items, known, ceiling(), now))
+    Ok(Sorted::new(items, known, ceiling(), &moment))
 }
 
 impl<'a> Sorted<'a> {
-    fn new(items: &[&'a Item], known: &Locked<'_>, ceiling: i32, now: Timestamp) -> Self {
+    fn new(items: &[&'a Item], known: &Locked<'_>, ceiling: i32, moment: &Moment<'_>) -> Self {
         let mut sorted = Self::default();
         let mut at: HashMap<Uuid, usize> = HashMap::new();
         for item in items {
-            let outcome = match sorted.take(item, known, &mut at, ceiling, now) {
+            let outcome = match sorted.take(item, known, &mut at, ceiling, moment) {
                 Ok(outcome) => outcome,
                 Err(refused) => {
                     sorted.refused.push((item, refused));
@@ -293,13 +307,13 @@ impl<'a> Sorted<'a> {
         known: &Locked<'_>,
         at: &mut HashMap<Uuid, usize>,
         ceiling: i32,
-        now: Timestamp,
+        moment: &Moment<'_>,
     ) -> Result<&'static str, Refused> {
         let client = item.client_id.and_then(|id| Some((id, known.get(id)?)));
         self.delivered.extend(negative_controls::delivered(item));
         if let (Some((id, client)), None) = (client, &item.refused) {
             let held = at.get(&id).map_or(client, |at| &self.works[*at].known);
-            let header = Header::peek(&item.bytes, id.as_bytes());
+            let header = peek(&item.bytes, id.as_bytes());
             if client.deleted {
                 self.recorded.stale += 1;
                 return Ok("stale");
@@ -323,8 +337,28 @@ impl<'a> Sorted<'a> {
         let held = at.get(&id).map_or(client, |at| &self.works[*at].known);
         let report = negative_controls::renumber(report, item, &held.stream);
         let mut stream = held.stream.clone();
-        let before = (stream.has_full, stream.wants_full, stream.gap_since);
-        let taken = stream.take(&report, now);
+        // Clients of one batch must not all be asked at the same time.
+        let moment = Moment {
+            random: moment.random ^ id.as_u64_pair().1.rotate_left(32),
+            ..*moment
+        };
+        let taken = report.take_into(&mut stream, &moment);
+        let turned = stream.turned(&held.stream);
+        let forked = stream.forked_at.is_some() && held.stream.forked_at.is_none();
+        let recorded = matches!(taken, Taken::Full(_) | Taken::Next(_) | Taken::Early);
+        // What is not recorded can still say something of its client.
+        let work = (recorded || turned).then(|| {
+            let at = *at.entry(id).or_insert_with(|| {
+                self.works.push(Work::new(client.clone()));
+                self.ids.push(id);
+                self.works.len() - 1
+            });
+            let work = &mut self.works[at];
+            work.marks_changed |= turned;
+            work.forked |= forked;
+            work.known.stream = stream;
+            work
+        });
         match taken {
             Taken::Stale => {
                 self.recorded.stale += 1;
@@ -338,20 +372,12 @@ impl<'a> Sorted<'a> {
                 let detail = format!("epoch {} was never given", report.epoch);
                 Err(Refused::new("UNKNOWN_EPOCH", detail))
             }
-            Taken::Full(_) | Taken::Delta(_) => {
+            Taken::Full(_) | Taken::Next(_) | Taken::Early => {
                 self.recorded.reports += 1;
                 self.recorded.states += report.states();
-                let at = *at.entry(id).or_insert_with(|| {
-                    self.works.push(Work::new(client.clone()));
-                    self.ids.push(id);
-                    self.works.len() - 1
-                });
-                let after = (stream.has_full, stream.wants_full, stream.gap_since);
-                let work = &mut self.works[at];
-                work.marks_changed |=
-                    before != after || stream.early_changed || stream.highest > stream.contiguous;
-                work.known.stream = stream;
-                work.reports.push((report, taken));
+                if let Some(work) = work {
+                    work.reports.push((report, taken));
+                }
                 Ok("recorded")
             }
         }
@@ -408,7 +434,7 @@ fn newest(works: &[Work]) -> states::Fresh {
         reports.map(|(report, kind)| (work.known.client_no, report, kind))
     });
     for (client_no, report, kind) in taken {
-        if matches!(kind, Taken::Delta(_)) && report.has_compliance_only() {
+        if !matches!(kind, Taken::Full(_)) && report.has_compliance_only() {
             continue;
         }
         let client = fresh.clients.entry(client_no).or_default();

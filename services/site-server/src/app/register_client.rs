@@ -1,10 +1,14 @@
 //! A client whose own state was lost or restored starts again with a new epoch.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 use muster_domain::ClientId;
 use muster_proto::client as pb;
+use muster_stream::Moment;
 
 use super::enrol_client::machine;
-use super::{Error, Site};
+use super::{Error, Site, record_states};
 use crate::store::clients;
 
 /// A client cannot remember an epoch that was never given; a site restored from a backup may
@@ -21,13 +25,25 @@ pub(crate) async fn register_client(
     let machine = request.machine.as_ref().map(machine).transpose()?;
     // Its reports wait until this is done.
     let mut known = site.known_clients.lock([client_id.0]).await;
-    let mut db = site.db().await?;
-    let tx = db.transaction().await?;
-    let client = clients::by_id(&tx, client_id).await?.ok_or_else(blocked)?;
+    let client = clients::by_id(&site.db().await?, client_id).await?;
+    let client = client.ok_or_else(blocked)?;
     if client.deleted {
         return Err(blocked());
     }
-    let epoch = clients::raise_epoch(&tx, client.client_no, known_epoch, machine.as_ref()).await?;
+    record_states::prepare(site, &mut known, &BTreeSet::from([client_id.0])).await?;
+    let stream = known.get(client_id.0).map(|known| &known.stream);
+    let runs = stream.map_or_else(Vec::new, |stream| stream.runs.to_bytes());
+    let retry = site.config.retry();
+    let moment = Moment {
+        now: Timestamp::now(),
+        retry: &retry,
+        random: rand::random(),
+    };
+    let asking = (runs.as_slice(), moment.first_ask());
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    let epoch =
+        clients::raise_epoch(&tx, client.client_no, known_epoch, machine.as_ref(), asking).await?;
     // Also when the answer to the commit is lost.
     known.forget(client_id.0);
     tx.commit().await?;

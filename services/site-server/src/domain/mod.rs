@@ -7,6 +7,5 @@ pub(crate) mod page;
 pub(crate) mod policy;
 pub(crate) mod report;
 pub(crate) mod settle;
-pub(crate) mod stream;
 pub(crate) mod suite;
 pub(crate) mod update_page;

@@ -9,6 +9,7 @@ use muster_domain::states::{
 };
 use muster_domain::{ClientId, DeploymentId, UpdateNo};
 use muster_proto::{convert, state as pb};
+use muster_stream::{Early, Header, Moment, Receiver, Run, SerialRange, Taken};
 use prost::Message;
 
 use super::names::cleaned;
@@ -22,6 +23,9 @@ const MAX_STATES: usize = 65_536;
 pub(crate) const MAX_AHEAD: i32 = 1_000_000;
 /// Longest text for people, in bytes.
 const MAX_DETAIL: usize = 1_024;
+/// What is kept of a report that came too early, in bytes; the compliance of a longer one is asked
+/// for again.
+const MAX_EARLY: usize = 64 * 1024;
 /// Longest name of a package, host or kernel, in bytes.
 const MAX_WORD: usize = 255;
 
@@ -56,6 +60,8 @@ pub(crate) struct Report {
     pub(crate) first_serial: i64,
     pub(crate) last_serial: i64,
     pub(crate) full: bool,
+    /// Which run of the client's program packed it.
+    pub(crate) run: Option<Run>,
     pub(crate) compliance: Part,
     pub(crate) needs: Vec<(i32, String)>,
     pub(crate) enforcements: Vec<Enforcement>,
@@ -141,35 +147,32 @@ pub(crate) struct Health {
     pub(crate) serial: i64,
 }
 
-/// Which report it is, without what it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) epoch: i32,
-    pub(crate) last_serial: i64,
-    pub(crate) full: bool,
-}
+/// How far a client's reports have been recorded. Of one that came too early, its encoded
+/// compliance is kept.
+pub(crate) type Stream = Receiver<Vec<u8>>;
 
-impl Header {
-    /// Reads it off the front of an encoded report, where every encoder puts its first fields;
-    /// `None` when they are not there, or name another client: then the report is decoded first.
-    /// Good enough to see that a report is a repeat, which is then forgotten.
-    pub(crate) fn peek(bytes: &[u8], client_id: &[u8; 16]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&[0x0a, 16])?;
-        let rest = rest.strip_prefix(client_id)?;
-        let (epoch, rest) = field(rest, 2)?;
-        let (_, rest) = field(rest, 3)?;
-        let (last_serial, rest) = field(rest, 4)?;
-        let (kind, _) = field(rest, 5)?;
-        Some(Self {
-            epoch: i32::try_from(epoch).ok().filter(|epoch| *epoch > 0)?,
-            last_serial: i64::try_from(last_serial).ok()?,
-            full: match kind {
-                1 => true,
-                2 => false,
-                _ => return None,
-            },
-        })
-    }
+/// Reads which report it is off the front of an encoded report, where every encoder puts its
+/// first fields; `None` when they are not there, or name another client: then the report is decoded
+/// first. Good enough to see that a report is a repeat, which is then forgotten.
+pub(crate) fn peek(bytes: &[u8], client_id: &[u8; 16]) -> Option<Header> {
+    let rest = bytes.strip_prefix(&[0x0a, 16])?;
+    let rest = rest.strip_prefix(client_id)?;
+    let (epoch, rest) = field(rest, 2)?;
+    let (first, rest) = field(rest, 3)?;
+    let (last, rest) = field(rest, 4)?;
+    let (kind, rest) = field(rest, 5)?;
+    let fits = |number: u64| i64::try_from(number).is_ok().then_some(number);
+    Some(Header {
+        epoch: u32::try_from(epoch).ok().filter(|epoch| *epoch > 0)?,
+        first: fits(first)?,
+        last: fits(last)?,
+        full: match kind {
+            1 => true,
+            2 => false,
+            _ => return None,
+        },
+        run: run_in(rest)?,
+    })
 }
 
 /// The number in a field that comes first in `bytes`, and what follows it.
@@ -180,14 +183,72 @@ fn field(bytes: &[u8], number: u8) -> Option<(u64, &[u8])> {
         .map(|value| (value, rest))
 }
 
+/// The run among the fields of a report; what is in the others is skipped, not looked at. `None`
+/// when they make no sense.
+fn run_in(mut rest: &[u8]) -> Option<Option<Run>> {
+    let (mut id, mut began) = (0, 0);
+    while !rest.is_empty() {
+        let key = prost::encoding::decode_varint(&mut rest).ok()?;
+        match key & 7 {
+            0 => {
+                let value = prost::encoding::decode_varint(&mut rest).ok()?;
+                if key >> 3 == 18 {
+                    began = value;
+                }
+            }
+            1 => {
+                let (value, after) = rest.split_first_chunk()?;
+                if key >> 3 == 16 {
+                    id = u64::from_le_bytes(*value);
+                }
+                rest = after;
+            }
+            2 => {
+                let length = prost::encoding::decode_varint(&mut rest).ok()?;
+                rest = rest.get(usize::try_from(length).ok()?..)?;
+            }
+            5 => rest = rest.get(4..)?,
+            _ => return None,
+        }
+    }
+    Some(run(id, began))
+}
+
+fn run(id: u64, began: u64) -> Option<Run> {
+    (id != 0).then_some(Run { id, began })
+}
+
+/// What was kept of a report that came too early; `None` for bytes that make no sense.
+pub(crate) fn early(bytes: Vec<u8>) -> Option<Early<Vec<u8>>> {
+    let report = Report::decode(&bytes, Timestamp::UNIX_EPOCH).ok()?;
+    let header = report.header();
+    let range = SerialRange {
+        first: header.first,
+        last: header.last,
+    };
+    Some(Early { range, part: bytes })
+}
+
 impl Report {
     /// Which report it is.
     pub(crate) fn header(&self) -> Header {
         Header {
-            epoch: self.epoch,
-            last_serial: self.last_serial,
+            epoch: self.epoch.unsigned_abs(),
+            first: self.first_serial.unsigned_abs(),
+            last: self.last_serial.unsigned_abs(),
             full: self.full,
+            run: self.run,
         }
+    }
+
+    /// Takes it into its stream. What had waited for it comes back as compliance to apply after it.
+    pub(crate) fn take_into(&self, stream: &mut Stream, moment: &Moment<'_>) -> Taken<Part> {
+        let park = || Some(self.parked()).filter(|bytes| bytes.len() <= MAX_EARLY);
+        let part = |bytes: Vec<u8>| {
+            let early = Self::decode(&bytes, Timestamp::UNIX_EPOCH).ok()?;
+            Some(early.compliance)
+        };
+        stream.take(&self.header(), park, moment).filter_map(part)
     }
 
     /// Nothing but compliance is in it.
@@ -346,6 +407,9 @@ impl Report {
                 serial: within("inventory.serial", s.serial)?,
             })
         });
+        if let Some(heartbeat) = &message.heartbeat {
+            within("heartbeat.serial", heartbeat.serial)?;
+        }
         let health = message.health.as_ref().map(|s| {
             Ok(Health {
                 healthy: s.healthy,
@@ -364,6 +428,7 @@ impl Report {
             first_serial: first,
             last_serial: last,
             full,
+            run: run(message.run_id, message.run_began_after),
             compliance,
             needs,
             enforcements,

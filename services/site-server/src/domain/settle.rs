@@ -7,8 +7,9 @@ use muster_compliance::{Change, ClientStates, Matrix};
 use muster_domain::UpdateNo;
 use muster_domain::states::Detection;
 
-use super::report::Report;
-use super::stream::{Stream, Taken};
+use muster_stream::Taken;
+
+use super::report::{Part, Report, Stream};
 
 /// A client's row is written again, with its log in it, after so many entries in its log; a few
 /// more or less by its number, so that a fleet which reports together does not fold together.
@@ -53,9 +54,11 @@ pub(crate) struct LogRow {
 pub(crate) struct Work {
     /// With the marks after these reports.
     pub(crate) known: Known,
-    pub(crate) reports: Vec<(Report, Taken)>,
+    pub(crate) reports: Vec<(Report, Taken<Part>)>,
     /// Marks that the log does not hold have changed.
     pub(crate) marks_changed: bool,
+    /// It was seen now that the identity lives twice.
+    pub(crate) forked: bool,
 }
 
 impl Work {
@@ -64,16 +67,17 @@ impl Work {
             known,
             reports: Vec::new(),
             marks_changed: false,
+            forked: false,
         }
     }
 
     fn replaces_all(&self) -> bool {
-        let full = |(_, taken): &(Report, Taken)| matches!(taken, Taken::Full(_));
+        let full = |(_, taken): &(Report, Taken<Part>)| matches!(taken, Taken::Full(_));
         self.reports.iter().any(full)
     }
 
     fn moves_on(&self) -> bool {
-        let waits = |taken: &Taken| matches!(taken, Taken::Delta(parts) if parts.is_empty());
+        let waits = |taken: &Taken<Part>| matches!(taken, Taken::Early);
         self.reports.iter().any(|(_, taken)| !waits(taken))
     }
 
@@ -175,7 +179,7 @@ impl Settled {
         let client_no = work.known.client_no;
         let mut all = Vec::new();
         for (report, taken) in &work.reports {
-            let parts = match taken {
+            let (own, parts) = match taken {
                 Taken::Full(parts) => {
                     let changes = row.states.replace(&report.compliance.states);
                     row.epoch = report.epoch;
@@ -185,12 +189,12 @@ impl Settled {
                     if work.known.has_row {
                         all.extend(changes);
                     }
-                    parts
+                    (None, parts)
                 }
-                Taken::Delta(parts) => parts,
-                Taken::Stale | Taken::NeverGiven | Taken::Repeat => continue,
+                Taken::Next(parts) => (Some(&report.compliance), parts),
+                Taken::Early | Taken::Stale | Taken::NeverGiven | Taken::Repeat => continue,
             };
-            for part in parts {
+            for part in own.into_iter().chain(parts) {
                 let changes = row.states.merge(&part.states);
                 row.epoch = report.epoch;
                 row.serial = part.last_serial;
@@ -221,9 +225,9 @@ impl Settled {
         let mut generation = matrix.generation(in_matrix).unwrap_or(0);
         // The net effect: a state that came and went in one batch is no change.
         let mut net: BTreeMap<UpdateNo, Change> = BTreeMap::new();
-        for (_, taken) in &work.reports {
-            let Taken::Delta(parts) = taken else { continue };
-            for part in parts {
+        for (report, taken) in &work.reports {
+            let Taken::Next(parts) = taken else { continue };
+            for part in [&report.compliance].into_iter().chain(parts) {
                 generation = generation.max(part.catalog_generation);
                 for (update_no, to) in &part.states {
                     let change = net.entry(*update_no).or_insert_with(|| {
@@ -247,8 +251,8 @@ impl Settled {
         self.changed.push((client_no, generation, changes.clone()));
         self.log.push(LogRow {
             client_no,
-            epoch: work.known.stream.epoch,
-            serial: work.known.stream.contiguous,
+            epoch: work.known.stream.epoch.cast_signed(),
+            serial: work.known.stream.contiguous.cast_signed(),
             catalog_generation: generation,
             changes,
         });

@@ -202,12 +202,15 @@ pub(crate) async fn not_deleted(
     Ok(rows.iter().map(|row| row.get("client_no")).collect())
 }
 
-/// Gives the next epoch and starts the stream of reports anew. Returns the epoch.
+/// Gives the next epoch and starts the stream of reports anew, of which only the runs of the
+/// client's program stay known. Returns the epoch. The client is asked for everything if nothing
+/// has come by `ask_at`.
 pub(crate) async fn raise_epoch(
     db: &impl GenericClient,
     client_no: i32,
     known_epoch: i32,
     machine: Option<&Machine>,
+    (runs, ask_at): (&[u8], Timestamp),
 ) -> Result<i32, Error> {
     const SQL: &str = "
         UPDATE clients SET epoch = GREATEST(epoch, $2) + 1,
@@ -218,8 +221,9 @@ pub(crate) async fn raise_epoch(
         WHERE client_no = $1 RETURNING epoch";
     const STREAM: &str = "
         UPDATE report_stream_rows SET (epoch, has_full, contiguous_serial, highest_serial,
-                                   early_reports, gap_since, wants_full)
-                                = ($2, false, 0, 0, '{}', NULL, true)
+                                   early_reports, gap_since, wants_full, register_epoch, runs,
+                                   ask_at, ask_tries)
+                                = ($2, false, 0, 0, '{}', NULL, true, NULL, $3, $4, 0)
         WHERE client_no = $1";
     let epoch: i32 = query_one(
         db,
@@ -236,7 +240,7 @@ pub(crate) async fn raise_epoch(
     )
     .await?
     .get(0);
-    execute(db, STREAM, &[&client_no, &epoch]).await?;
+    execute(db, STREAM, &[&client_no, &epoch, &runs, &ask_at]).await?;
     Ok(epoch)
 }
 

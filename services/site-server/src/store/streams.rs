@@ -3,13 +3,15 @@
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
+use muster_domain::ClientId;
+use muster_stream::{Runs, Wish};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{execute, query};
 use crate::app::Error;
+use crate::domain::report::{Stream, early};
 use crate::domain::settle::Known;
-use crate::domain::stream::Stream;
 
 /// What is known of these clients. Unknown ids are left out.
 pub(crate) async fn load(
@@ -19,6 +21,7 @@ pub(crate) async fn load(
     const SQL: &str = "
         SELECT c.client_no, c.client_id, c.deleted_at IS NOT NULL AS deleted, s.epoch, s.has_full,
                s.contiguous_serial, s.highest_serial, s.early_reports, s.gap_since, s.wants_full,
+               s.runs, s.register_epoch, s.forked_at, s.ask_at, s.ask_tries,
                EXISTS (SELECT FROM client_compliance_rows r WHERE r.client_no = c.client_no)
                    AS has_row,
                (SELECT count(*) FROM client_compliance_log l WHERE l.client_no = c.client_no)::int4
@@ -31,36 +34,55 @@ pub(crate) async fn load(
             deleted: row.get("deleted"),
             has_row: row.get("has_row"),
             logged: super::number(row, "logged"),
-            stream: Stream {
-                epoch: row.get("epoch"),
-                has_full: row.get("has_full"),
-                contiguous: row.get("contiguous_serial"),
-                highest: row.get("highest_serial"),
-                early: row.get("early_reports"),
-                early_changed: false,
-                gap_since: row.get("gap_since"),
-                wants_full: row.get("wants_full"),
-            },
+            stream: stream(row),
         };
         (row.get("client_id"), known)
     };
     Ok(query(db, SQL, &[&ids]).await?.iter().map(known).collect())
 }
 
-/// Writes the marks of clients of which the log does not say all.
+fn stream(row: &Row) -> Stream {
+    let epoch = super::number(row, "epoch");
+    let highest = super::large(row, "highest_serial");
+    let waiting: Vec<Vec<u8>> = row.get("early_reports");
+    let register: Option<i32> = row.get("register_epoch");
+    let tries: i16 = row.get("ask_tries");
+    Stream {
+        epoch,
+        has_full: row.get("has_full"),
+        contiguous: super::large(row, "contiguous_serial"),
+        highest,
+        early: waiting.into_iter().filter_map(early).collect(),
+        early_changed: false,
+        gap_since: row.get("gap_since"),
+        wants_full: row.get("wants_full"),
+        register: register.map(i32::unsigned_abs),
+        runs: Runs::read(row.get("runs"), epoch, highest),
+        forked_at: row.get("forked_at"),
+        ask_at: row.get("ask_at"),
+        tries: tries.unsigned_abs(),
+    }
+}
+
+/// Writes the marks of clients of which the log does not say all. `reported_at`: they have just
+/// reported.
 pub(crate) async fn keep(
     db: &impl GenericClient,
     changed: &[(i32, &Stream)],
-    now: Timestamp,
+    reported_at: Option<Timestamp>,
 ) -> Result<(), Error> {
     const SQL: &str = "
         UPDATE report_stream_rows AS held SET
-            (has_full, contiguous_serial, highest_serial, gap_since, wants_full, last_report_at) =
+            (has_full, contiguous_serial, highest_serial, gap_since, wants_full, runs,
+             register_epoch, forked_at, ask_at, ask_tries, last_report_at) =
             (fresh.has_full, fresh.contiguous_serial, fresh.highest_serial, fresh.gap_since,
-             fresh.wants_full, $7)
+             fresh.wants_full, fresh.runs, fresh.register_epoch, fresh.forked_at, fresh.ask_at,
+             fresh.ask_tries, COALESCE($12, held.last_report_at))
         FROM unnest($1::int4[], $2::boolean[], $3::int8[], $4::int8[], $5::timestamptz[],
-                    $6::boolean[]) AS fresh
-            (client_no, has_full, contiguous_serial, highest_serial, gap_since, wants_full)
+                    $6::boolean[], $7::bytea[], $8::int4[], $9::timestamptz[],
+                    $10::timestamptz[], $11::int2[]) AS fresh
+            (client_no, has_full, contiguous_serial, highest_serial, gap_since, wants_full, runs,
+             register_epoch, forked_at, ask_at, ask_tries)
         WHERE held.client_no = fresh.client_no";
     // Rare, and an array of arrays does not fit into unnest.
     const EARLY: &str = "
@@ -69,12 +91,20 @@ pub(crate) async fn keep(
     if changed.is_empty() {
         return Ok(());
     }
+    fn column<'a, T>(changed: &'a [(i32, &Stream)], of: impl Fn(&'a Stream) -> T) -> Vec<T> {
+        changed.iter().map(|(_, stream)| of(stream)).collect()
+    }
     let client_no: Vec<i32> = changed.iter().map(|(no, _)| *no).collect();
-    let has_full: Vec<bool> = changed.iter().map(|(_, s)| s.has_full).collect();
-    let contiguous: Vec<i64> = changed.iter().map(|(_, s)| s.contiguous).collect();
-    let highest: Vec<i64> = changed.iter().map(|(_, s)| s.highest).collect();
-    let gap_since: Vec<Option<Timestamp>> = changed.iter().map(|(_, s)| s.gap_since).collect();
-    let wants_full: Vec<bool> = changed.iter().map(|(_, s)| s.wants_full).collect();
+    let has_full = column(changed, |s| s.has_full);
+    let contiguous = column(changed, |s| s.contiguous.cast_signed());
+    let highest = column(changed, |s| s.highest.cast_signed());
+    let gap_since = column(changed, |s| s.gap_since);
+    let wants_full = column(changed, |s| s.wants_full);
+    let runs = column(changed, |s| s.runs.to_bytes());
+    let register_epoch = column(changed, |s| s.register.map(u32::cast_signed));
+    let forked_at = column(changed, |s| s.forked_at);
+    let ask_at = column(changed, |s| s.ask_at);
+    let tries = column(changed, |s| i16::try_from(s.tries).unwrap_or(i16::MAX));
     let params: super::Params<'_> = &[
         &client_no,
         &has_full,
@@ -82,13 +112,62 @@ pub(crate) async fn keep(
         &highest,
         &gap_since,
         &wants_full,
-        &now,
+        &runs,
+        &register_epoch,
+        &forked_at,
+        &ask_at,
+        &tries,
+        &reported_at,
     ];
     execute(db, SQL, params).await?;
     for (client_no, stream) in changed.iter().filter(|(_, stream)| stream.early_changed) {
-        execute(db, EARLY, &[client_no, &stream.early]).await?;
+        let waiting: Vec<&Vec<u8>> = stream.early.iter().map(|early| &early.part).collect();
+        execute(db, EARLY, &[client_no, &waiting]).await?;
     }
     Ok(())
+}
+
+/// The clients that are to be asked for something, those that have waited longest first.
+pub(crate) async fn to_ask(
+    db: &impl GenericClient,
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<Uuid>, Error> {
+    const SQL: &str = "
+        SELECT c.client_id FROM report_stream_rows s JOIN clients c USING (client_no)
+        WHERE s.ask_at <= $1 AND c.deleted_at IS NULL ORDER BY s.ask_at, client_no LIMIT $2";
+    let rows = query(db, SQL, &[&now, &limit]).await?;
+    Ok(rows.iter().map(|row| row.get("client_id")).collect())
+}
+
+/// A wish that a client has not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) client_id: ClientId,
+    pub(crate) wish: Wish,
+    /// Grows by one each time the client is asked anew.
+    pub(crate) ask: u16,
+}
+
+/// What clients were asked for and have not answered, those that are due longest first.
+pub(crate) async fn asked(db: &impl GenericClient, limit: i64) -> Result<Vec<Asked>, Error> {
+    const SQL: &str = "
+        SELECT c.client_id, s.epoch, s.has_full, s.contiguous_serial, s.highest_serial,
+               s.early_reports, s.gap_since, s.wants_full, s.runs, s.register_epoch, s.forked_at,
+               s.ask_at, s.ask_tries
+        FROM report_streams s JOIN clients c USING (client_no)
+        WHERE s.ask_at IS NOT NULL AND s.ask_tries > 0 AND c.deleted_at IS NULL
+        ORDER BY s.ask_at, client_no LIMIT $1";
+    let asked = |row: &Row| {
+        let (wish, ask) = stream(row).asked()?;
+        Some(Asked {
+            client_id: ClientId(row.get("client_id")),
+            wish,
+            ask,
+        })
+    };
+    let rows = query(db, SQL, &[&limit]).await?;
+    Ok(rows.iter().filter_map(asked).collect())
 }
 
 /// Clients with a report missing in between, and clients that are asked for a FULL report: by

@@ -16,3 +16,4 @@ mod roles;
 mod running;
 mod schema;
 mod site;
+mod streams;

@@ -19,7 +19,7 @@ use muster_runtime::tls::ca::signing_request;
 use muster_testkit::postgres::TestDatabase;
 use muster_testkit::rabbit::TestVhost;
 use prost::Message;
-use site_server::{CaConfig, ClientSettings, Config, DistributionPoint, Handle, Roles};
+use site_server::{CaConfig, ClientSettings, Config, DistributionPoint, Handle, Pause, Roles};
 
 use crate::roles::Others;
 
@@ -70,6 +70,8 @@ impl Ground {
             state_shards: 2,
             catalog_poll_interval: Duration::from_millis(200),
             resync_after: Duration::from_millis(800),
+            resync_jitter: Duration::ZERO,
+            resync_pauses: vec![Pause(Duration::from_secs(2))],
             content_check_interval: Duration::from_millis(100),
             policy_key: folder.path().join("keys/policy.key"),
             tls: tls(folder.path(), "site-server"),
