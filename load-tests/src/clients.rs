@@ -58,15 +58,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     packages_from: Option<PathBuf>,
     /// Stop after this time (such as "10m") instead of at SIGTERM.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::duration)]
     duration: Option<Duration>,
     /// Let each commit of each client wait for the disk, as a real machine's does.
     #[arg(long)]
     durable: bool,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// What is shared by all clients of the fleet.

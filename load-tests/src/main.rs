@@ -1,14 +1,16 @@
 //! `muster-load`: fleets of simulated clients against a real site.
 
 mod clients;
+mod scenario;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use muster_runtime::config::{LogFormat, TelemetryConfig};
 
-/// Real agents over pretend machines, many in one process.
+/// Simulated clients, many in one process.
 #[derive(Debug, Parser)]
 #[command(name = "muster-load", version)]
 struct Arguments {
@@ -23,6 +25,14 @@ struct Arguments {
 enum Command {
     /// Enrols simulated clients and runs them until SIGTERM, or for a time.
     Clients(clients::Arguments),
+    /// Starts a site, lets a fleet of plain numbers do something to it, and compares what it holds
+    /// with what the fleet said.
+    Scenario(scenario::Arguments),
+}
+
+/// A time such as "10m".
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn main() -> ExitCode {
@@ -39,8 +49,10 @@ fn main() -> ExitCode {
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let guard = muster_runtime::telemetry::start("load-tests", &telemetry)?;
-            let Command::Clients(arguments) = arguments.command;
-            let result = clients::run(arguments).await;
+            let result = match arguments.command {
+                Command::Clients(arguments) => clients::run(arguments).await,
+                Command::Scenario(arguments) => scenario::run(arguments).await,
+            };
             guard.stop().await;
             result
         })

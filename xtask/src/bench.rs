@@ -3,6 +3,7 @@
 //! Each benchmark checks its result against a brute-force model and fails on a missed target.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use clap::ValueEnum;
 use muster_local::postgres::Durability;
 use muster_local::{Postgres, State, packages, state};
 
-use crate::test::Servers;
 use crate::workspace::{InstallArgs, Profile, Workspace, say};
 
 /// The benchmarks there are (performance.md, section 5).
@@ -22,6 +22,8 @@ enum Name {
     CatalogColdSync,
     /// B6: what a scan costs on the wire, cold, unchanged, and after 100 changed updates
     ScanMetadata,
+    /// B0: what this machine, its disk, the servers and gRPC can do by themselves; not judged
+    Calibrate,
     /// B1: every client reports everything for the first time, beside a bare COPY of the states
     RolloutStorm,
     /// B2: a fleet says what changed, beside the best upsert of the same changes
@@ -53,26 +55,42 @@ pub(crate) struct Args {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     match args.name {
         Name::CatalogColdSync | Name::ScanMetadata => catalog(workspace, args),
-        Name::RolloutStorm | Name::PatchTuesdayDelta => states(workspace, args),
+        Name::Calibrate | Name::RolloutStorm | Name::PatchTuesdayDelta => states(workspace, args),
     }
 }
 
-/// The benchmarks of the state system: with a broker, and always as lines of JSON.
+/// The benchmarks of the state system: a whole site of processes, and always lines of JSON.
 fn states(workspace: &Workspace, args: &Args) -> Result<()> {
+    packages::ensure(args.install.choice(), &say)?;
+    let program = build_load(workspace, args.profile, "muster-bench")?;
+    let root = workspace
+        .states()
+        .join(format!("bench-{}", std::process::id()));
+    let mut bench = Command::new(program);
+    bench.arg(name(args.name)?);
+    bench.arg(if args.full { "--full" } else { "--quick" });
+    bench.arg("--state").arg(&root);
+    let outcome = workspace.run(&mut bench);
+    // It removes its folder itself, unless it was killed.
+    state::remove(&root, Duration::ZERO)?;
+    outcome
+}
+
+/// Builds a program of the load tests with the services it starts, and says where it is.
+pub(crate) fn build_load(
+    workspace: &Workspace,
+    profile: Profile,
+    program: &str,
+) -> Result<PathBuf> {
     let mut build = workspace.cargo();
     build.args(["build", "--quiet", "--locked", "--package", "load-tests"]);
-    build.args(["--bin", "muster-bench"]);
-    if args.profile == Profile::Release {
+    build.args(["--package", "site-server", "--package", "management-point"]);
+    build.arg("--bins");
+    if profile == Profile::Release {
         build.arg("--release");
     }
     workspace.run(&mut build)?;
-    let servers = Servers::start(workspace, &args.install)?;
-    let mut bench = Command::new(workspace.programs(args.profile).join("muster-bench"));
-    bench.arg(name(args.name)?);
-    bench.arg(if args.full { "--full" } else { "--quick" });
-    servers.tell(workspace, &mut bench);
-    let outcome = workspace.run(&mut bench);
-    servers.stop().and(outcome)
+    Ok(workspace.programs(profile).join(program))
 }
 
 fn catalog(workspace: &Workspace, args: &Args) -> Result<()> {

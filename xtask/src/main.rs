@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod demo;
 mod down;
+mod load;
 mod test;
 mod up;
 mod workspace;
@@ -40,6 +41,8 @@ enum Command {
     TestServices(test::ServicesArgs),
     /// Run one benchmark and print its figures
     Bench(bench::Args),
+    /// Let a simulated fleet do something to a site of its own, and check what came of it
+    Load(load::Args),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&workspace, &args),
         Command::TestServices(args) => test::services(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Load(args) => load::run(&workspace, &args),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

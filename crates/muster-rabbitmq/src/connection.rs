@@ -14,8 +14,12 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// Time for saying goodbye.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// Opens a connection. It does not recover by itself.
-pub(crate) async fn open(config: &Config, purpose: &str) -> Result<Connection, Error> {
+/// Opens a connection. It does not recover by itself and nothing on it is bounded: services use
+/// [`crate::Publisher`] and [`crate::consume`], this is for who measures the bare broker.
+///
+/// # Errors
+/// When the configuration cannot be used or the broker does not let us in.
+pub async fn open(config: &Config, purpose: &str) -> Result<Connection, Error> {
     let uri = config.address()?;
     let properties = ConnectionProperties::default()
         .with_connection_name(format!("muster {purpose} ({})", config.user).into());

@@ -17,6 +17,7 @@ mod publisher;
 pub mod topology;
 
 pub use config::Config;
+pub use connection::open;
 pub use consumer::{Batch, consume};
 pub use error::Error;
 pub use message::{Delivery, Headers};

@@ -115,6 +115,23 @@ impl Site {
         plan: Plan,
         say: &dyn Fn(&str),
     ) -> Result<Self> {
+        let site = Self::start_some(state, servers, plan, &Service::ALL, say)?;
+        site.login()?;
+        Ok(site)
+    }
+
+    /// As [`Site::start`] with only some of the servers and without the console, for who measures:
+    /// what is not started need not be built.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    pub fn start_some(
+        state: &State,
+        servers: &Programs,
+        plan: Plan,
+        services: &[Service],
+        say: &dyn Fn(&str),
+    ) -> Result<Self> {
         let folder = state.root().join("site");
         init(&folder, &plan)?;
         say("starting PostgreSQL and RabbitMQ");
@@ -137,15 +154,14 @@ impl Site {
             ports,
         };
         site.write_configs(&site_db, &catalog_db)?;
-        for service in Service::ALL {
+        for service in services {
             say(&format!("starting the {}", service.name()));
-            let process = Process::spawn(state, site.launch(service))?;
-            site.services.insert(service, process);
+            let process = Process::spawn(state, site.launch(*service))?;
+            site.services.insert(*service, process);
         }
-        for service in Service::ALL {
-            site.wait_ready(service)?;
+        for service in services {
+            site.wait_ready(*service)?;
         }
-        site.login()?;
         Ok(site)
     }
 
@@ -213,6 +229,12 @@ impl Site {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.plan.programs.join(name)
+    }
+
+    /// The number of a server's process while it runs.
+    #[must_use]
+    pub fn pid(&self, service: Service) -> Option<u32> {
+        self.services.get(&service).and_then(Process::pid)
     }
 
     /// The state folder, for processes that live beside the site (agents).

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use muster_rabbitmq::{Batch, Headers};
-
-use crate::fleet::{Member, uncell};
-use crate::ground::Ground;
+use load_tests::fleet::{Member, uncell};
+use load_tests::ground::Ground;
+use muster_rabbitmq::{Batch, Headers, Publisher};
 
 /// L1: binary COPY of the states, exploded into rows, into a bare logged table. One transaction.
 pub(crate) async fn copy(ground: &Ground, members: &[Member], first_no: usize) -> Result<Duration> {
@@ -71,7 +70,9 @@ pub(crate) async fn one_by_one(
     )
     .await?;
     let queues = ["peer.0".to_owned(), "peer.1".to_owned()];
-    muster_rabbitmq::topology::declare(&ground.vhost.config, &queues).await?;
+    let broker = ground.peer_broker()?;
+    muster_rabbitmq::topology::declare(&broker, &queues).await?;
+    let publisher = &Publisher::start(&broker, &ground.tasks).await?;
     let done = Arc::new(AtomicUsize::new(0));
     for queue in &queues {
         let (pool, done) = (ground.pool.clone(), Arc::clone(&done));
@@ -97,8 +98,7 @@ pub(crate) async fn one_by_one(
             max: 1,
             wait: Duration::ZERO,
         };
-        muster_rabbitmq::consume(&ground.vhost.config, queue, batch, &ground.tasks, handler)
-            .await?;
+        muster_rabbitmq::consume(&broker, queue, batch, &ground.tasks, handler).await?;
     }
     let states: Vec<(usize, u32)> = members
         .iter()
@@ -115,9 +115,7 @@ pub(crate) async fn one_by_one(
         body.put_u32(number.0);
         body.put_u32(u32::from(state.id()));
         let queue = &queues[at % 2];
-        ground
-            .publisher
-            .publish(queue, body.freeze(), Headers::default())
+        publisher.publish(queue, body.freeze(), Headers::default())
     });
     let mut sent = sent.buffer_unordered(256);
     while let Some(result) = sent.next().await {

@@ -1,15 +1,12 @@
 //! `muster-bench NAME`: one benchmark of the state system, subject and limit interleaved in one
 //! run on the same servers, with a check against brute force at the end. One line of JSON per
-//! figure. `cargo xtask bench` starts the servers and says where they are.
+//! figure; a missed target ends with an error. The services are real processes, built beside this
+//! program: `cargo xtask bench` builds them first.
 //!
-//! Reading order: [`fleet`] makes clients and what they report, [`ground`] runs a site for them,
-//! [`limits`] does the same work the plain way; then one file per benchmark.
+//! Reading order: [`limits`] does the same work the plain way; then one file per benchmark. What
+//! they stand on is the library.
 
-#![allow(clippy::print_stdout)] // Figures are the product.
-
-mod figures;
-mod fleet;
-mod ground;
+mod calibrate;
 mod grpc;
 mod limits;
 mod patch_tuesday;
@@ -17,11 +14,12 @@ mod rollout;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use load_tests::ground::Place;
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of the state system")]
 struct Args {
-    /// rollout_storm (B1) or patch_tuesday_delta (B2)
+    /// calibrate (B0), rollout_storm (B1) or patch_tuesday_delta (B2)
     name: String,
     /// Small enough for every change
     #[arg(long, conflicts_with = "full")]
@@ -44,6 +42,8 @@ struct Args {
     /// Pairs of subject and limit
     #[arg(long)]
     pairs: Option<usize>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// The size of a run.
@@ -70,12 +70,16 @@ fn main() -> Result<()> {
         clients: args.clients.unwrap_or(clients),
         states: args.states,
         seed: args.seed,
-        pairs: args.pairs.unwrap_or(3),
+        pairs: args.pairs.unwrap_or(if args.full { 5 } else { 3 }),
     };
     let runtime = tokio::runtime::Runtime::new()?;
+    let place = &args.place;
     match args.name.as_str() {
-        "rollout_storm" => runtime.block_on(rollout::run(size)),
-        "patch_tuesday_delta" => runtime.block_on(patch_tuesday::run(size)),
-        other => bail!("there is no benchmark {other:?}: rollout_storm, patch_tuesday_delta"),
+        "calibrate" => runtime.block_on(calibrate::run(size, place)),
+        "rollout_storm" => runtime.block_on(rollout::run(size, place)),
+        "patch_tuesday_delta" => runtime.block_on(patch_tuesday::run(size, place)),
+        other => {
+            bail!("there is no benchmark {other:?}: calibrate, rollout_storm, patch_tuesday_delta")
+        }
     }
 }

@@ -1,4 +1,6 @@
-//! What a benchmark says.
+//! What a benchmark says: one line of JSON per figure.
+
+#![allow(clippy::print_stdout)] // Figures are the product.
 
 use std::time::Duration;
 
@@ -19,14 +21,16 @@ struct Line<'a> {
 
 /// The lines of one run.
 #[derive(Debug)]
-pub(crate) struct Figures {
+pub struct Figures {
     bench: &'static str,
     case: &'static str,
-    pub(crate) failed: Vec<String>,
+    failed: Vec<String>,
 }
 
 impl Figures {
-    pub(crate) fn new(bench: &'static str, case: &'static str) -> Self {
+    /// Of a benchmark and its size.
+    #[must_use]
+    pub fn new(bench: &'static str, case: &'static str) -> Self {
         Self {
             bench,
             case,
@@ -35,24 +39,38 @@ impl Figures {
     }
 
     /// A figure without a limit.
-    pub(crate) fn plain(&self, metric: &str, value: f64) {
+    pub fn plain(&self, metric: &str, value: f64) {
         self.print(metric, value, None, None, true);
     }
 
     /// A ratio to the limit that has to reach the target.
-    pub(crate) fn at_least(&mut self, metric: &str, value: f64, limit: f64, target: f64) {
+    pub fn at_least(&mut self, metric: &str, value: f64, limit: f64, target: f64) {
         let ok = value / limit >= target;
         self.judge(metric, value, limit, target, ok);
     }
 
     /// A ratio to the limit that must not pass the target.
-    pub(crate) fn at_most(&mut self, metric: &str, value: f64, limit: f64, target: f64) {
+    pub fn at_most(&mut self, metric: &str, value: f64, limit: f64, target: f64) {
         let ok = value / limit <= target;
         self.judge(metric, value, limit, target, ok);
     }
 
+    /// A figure beside its limit, which is not judged.
+    pub fn beside(&self, metric: &str, value: f64, limit: f64) {
+        self.print(metric, value, Some(limit), None, true);
+    }
+
+    /// A number that has to stay below another.
+    pub fn below(&mut self, metric: &str, value: f64, target: f64) {
+        let ok = value < target;
+        self.print(metric, value, None, Some(target), ok);
+        if !ok {
+            self.failed.push(metric.to_owned());
+        }
+    }
+
     /// A number that has to be zero.
-    pub(crate) fn zero(&mut self, metric: &str, value: u64) {
+    pub fn zero(&mut self, metric: &str, value: u64) {
         let value = f64::from(u32::try_from(value).unwrap_or(u32::MAX));
         self.print(metric, value, None, Some(0.0), value == 0.0);
         if value != 0.0 {
@@ -83,8 +101,11 @@ impl Figures {
         }
     }
 
-    /// An error that names what missed its target.
-    pub(crate) fn end(self) -> anyhow::Result<()> {
+    /// Ends the run.
+    ///
+    /// # Errors
+    /// Names what missed its target.
+    pub fn end(self) -> anyhow::Result<()> {
         anyhow::ensure!(self.failed.is_empty(), "missed: {}", self.failed.join(", "));
         Ok(())
     }
@@ -97,41 +118,14 @@ fn round(value: f64) -> f64 {
 
 /// Things per second.
 #[allow(clippy::cast_precision_loss)]
-pub(crate) fn rate(things: usize, time: Duration) -> f64 {
+#[must_use]
+pub fn rate(things: usize, time: Duration) -> f64 {
     things as f64 / time.as_secs_f64()
 }
 
 /// The middle one.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+#[must_use]
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// CPU time that this process, its children or any process named has used so far, in seconds.
-pub(crate) fn cpu(names: &[&str]) -> f64 {
-    let Ok(folder) = std::fs::read_dir("/proc") else {
-        return 0.0;
-    };
-    let ticks: u64 = folder
-        .flatten()
-        .filter_map(|entry| {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            let (head, tail) = stat.rsplit_once(')')?;
-            let name = head.split_once('(')?.1;
-            names.contains(&name).then_some(())?;
-            let fields: Vec<&str> = tail.split_whitespace().collect();
-            let user: u64 = fields.get(11)?.parse().ok()?;
-            let system: u64 = fields.get(12)?.parse().ok()?;
-            Some(user + system)
-        })
-        .sum();
-    f64::from(u32::try_from(ticks).unwrap_or(u32::MAX)) / 100.0
-}
-
-/// The most memory this process has held, in MiB.
-pub(crate) fn peak_memory() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1_024.0
 }

@@ -1,5 +1,8 @@
 //! Clients as plain numbers, what each of them reports, and the model that says what must come
 //! of it. Everything follows from the seed.
+//!
+//! A [`Member`] is one client: it numbers its reports as an agent does and remembers what it said.
+//! It does no I/O: who sends its reports (the relay, a publisher, a journal) is no matter to it.
 
 use bytes::Bytes;
 use muster_compliance::packed;
@@ -10,22 +13,25 @@ use prost::Message;
 use uuid::Uuid;
 
 /// Updates in the catalog.
-pub(crate) const UPDATES: usize = 30_000;
+pub const UPDATES: usize = 30_000;
 /// Reports in one message, as a management point collects them.
-pub(crate) const REPORTS: usize = 64;
+pub const REPORTS: usize = 64;
 /// Queues.
-pub(crate) const SHARDS: u16 = 2;
+pub const SHARDS: u16 = 2;
 
 /// Small, fast, seeded (splitmix64).
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
+    /// From a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,12 +39,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % (bound as u64)).unwrap_or(0)
+    /// One of `0..bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.any() % (bound as u64)).unwrap_or(0)
     }
 
     /// True once in `in_how_many`.
-    pub(crate) fn once_in(&mut self, in_how_many: usize) -> bool {
+    pub fn once_in(&mut self, in_how_many: usize) -> bool {
         self.below(in_how_many) == 0
     }
 }
@@ -63,7 +70,7 @@ impl Zipf {
 
     fn draw(&self, random: &mut Random) -> u32 {
         let top = self.sums.last().copied().unwrap_or(1.0);
-        let unit = f64::from(u32::try_from(random.next() >> 32).unwrap_or(0)) / 4_294_967_296.0;
+        let unit = f64::from(u32::try_from(random.any() >> 32).unwrap_or(0)) / 4_294_967_296.0;
         let at = self.sums.partition_point(|sum| *sum < unit * top);
         u32::try_from(at.min(UPDATES - 1)).unwrap_or(0) + 1
     }
@@ -71,36 +78,46 @@ impl Zipf {
 
 /// One client: its number is its place in the fleet.
 #[derive(Debug, Clone)]
-pub(crate) struct Member {
-    pub(crate) id: Uuid,
-    pub(crate) serial: u64,
+pub struct Member {
+    /// The id its certificate would name.
+    pub id: Uuid,
+    /// The site gave it this one at its registration.
+    pub epoch: u32,
+    /// Of its newest report.
+    pub serial: u64,
     /// What it says: ascending update numbers, each with its state; packed as `number * 4 + state`.
-    pub(crate) states: Vec<u32>,
+    pub states: Vec<u32>,
 }
 
-pub(crate) const fn cell(number: u32, state: Detection) -> u32 {
+/// A state as a [`Member`] keeps it.
+#[must_use]
+pub const fn cell(number: u32, state: Detection) -> u32 {
     number * 4 + state.id() as u32
 }
 
-pub(crate) fn uncell(cell: u32) -> (UpdateNo, Detection) {
+/// The other way round.
+#[must_use]
+pub fn uncell(cell: u32) -> (UpdateNo, Detection) {
     let state = Detection::from_id(u8::try_from(cell % 4).unwrap_or(0));
     (UpdateNo(cell / 4), state.unwrap_or(Detection::Unknown))
 }
 
 /// All clients.
 #[derive(Debug)]
-pub(crate) struct Fleet {
-    pub(crate) members: Vec<Member>,
+pub struct Fleet {
+    /// In the order of their numbers at the site.
+    pub members: Vec<Member>,
 }
 
 impl Fleet {
-    /// 65 % installed, 30 % required, 5 % unknown.
-    pub(crate) fn new(clients: usize, states: usize, seed: u64) -> Self {
+    /// So many clients with so many states each, drawn by Zipf: 65 % installed, 30 % required, 5 % unknown.
+    #[must_use]
+    pub fn new(clients: usize, states: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let zipf = Zipf::new();
         let mut numbers = std::collections::HashSet::new();
         let member = |_| {
-            let id = Uuid::from_u64_pair(random.next(), random.next());
+            let id = Uuid::from_u64_pair(random.any(), random.any());
             numbers.clear();
             while numbers.len() < states.min(UPDATES / 2) {
                 numbers.insert(zipf.draw(&mut random));
@@ -119,6 +136,7 @@ impl Fleet {
             states.sort_unstable();
             Member {
                 id,
+                epoch: 1,
                 serial: 0,
                 states,
             }
@@ -130,24 +148,35 @@ impl Fleet {
 }
 
 /// How many states these clients report.
-pub(crate) fn cells(members: &[Member]) -> usize {
+#[must_use]
+pub fn cells(members: &[Member]) -> usize {
     members.iter().map(|member| member.states.len()).sum()
 }
 
 impl Member {
-    pub(crate) fn shard(&self) -> u16 {
+    /// Which queue its reports go to.
+    #[must_use]
+    pub fn shard(&self) -> u16 {
         shard_of(ClientId(self.id), SHARDS)
     }
 
-    /// Its first report.
-    pub(crate) fn full(&mut self) -> Bytes {
-        self.serial += 1;
-        let cells: Vec<u32> = self.states.clone();
-        self.report(pb::ReportKind::Full, self.serial, &cells)
+    /// Everything it says, in one report.
+    pub fn full(&mut self) -> Bytes {
+        let cells = std::mem::take(&mut self.states);
+        let report = self.with_compliance(pb::ReportKind::Full, &cells);
+        self.states = cells;
+        report.encode_to_vec().into()
     }
 
     /// A report of changes, which are taken over.
-    pub(crate) fn delta(&mut self, changes: &[u32]) -> Bytes {
+    pub fn delta(&mut self, changes: &[u32]) -> Bytes {
+        self.change(changes);
+        let report = self.with_compliance(pb::ReportKind::Delta, changes);
+        report.encode_to_vec().into()
+    }
+
+    /// Takes changes over without saying so: what a report that gets lost would have said.
+    pub fn change(&mut self, changes: &[u32]) {
         for change in changes {
             let at = self.states.partition_point(|held| held / 4 < change / 4);
             match self.states.get_mut(at) {
@@ -155,42 +184,75 @@ impl Member {
                 _ => self.states.insert(at, *change),
             }
         }
-        self.serial += 1;
-        self.report(pb::ReportKind::Delta, self.serial, changes)
     }
 
-    fn report(&self, kind: pb::ReportKind, serial: u64, cells: &[u32]) -> Bytes {
-        let packed = packed::pack(cells.iter().map(|cell| uncell(*cell)));
-        let report = pb::Report {
+    /// A report with the next serial and nothing in it yet: the caller adds states and encodes it.
+    pub fn next(&mut self, kind: pb::ReportKind) -> pb::Report {
+        self.serial += 1;
+        pb::Report {
             client_id: Bytes::copy_from_slice(self.id.as_bytes()),
-            epoch: 1,
-            first_serial: serial,
-            last_serial: serial,
+            epoch: self.epoch,
+            first_serial: self.serial,
+            last_serial: self.serial,
             kind: kind.into(),
             priority: pb::Priority::Normal.into(),
             catalog_generation: 1,
+            ..Default::default()
+        }
+    }
+
+    fn with_compliance(&mut self, kind: pb::ReportKind, cells: &[u32]) -> pb::Report {
+        let packed = packed::pack(cells.iter().map(|cell| uncell(*cell)));
+        let report = self.next(kind);
+        pb::Report {
             compliance: Some(pb::Compliance {
                 update_numbers: packed.update_numbers,
                 states: packed.states.into(),
-                serial,
+                serial: report.last_serial,
                 needs: Vec::new(),
             }),
-            ..Default::default()
-        };
-        report.encode_to_vec().into()
+            ..report
+        }
+    }
+
+    /// An encoded report of this client, ready to be sent.
+    #[must_use]
+    pub fn sent(&self, report: Bytes) -> Sent {
+        Sent {
+            id: self.id,
+            shard: self.shard(),
+            report,
+        }
     }
 }
 
 /// A report with the client that sends it.
 #[derive(Debug, Clone)]
-pub(crate) struct Sent {
-    pub(crate) id: Uuid,
-    pub(crate) shard: u16,
-    pub(crate) report: Bytes,
+pub struct Sent {
+    /// The client.
+    pub id: Uuid,
+    /// Its queue.
+    pub shard: u16,
+    /// The encoded report.
+    pub report: Bytes,
+}
+
+impl Sent {
+    /// As a management point hands it on: with the client that it has checked.
+    #[must_use]
+    pub fn envelope(&self) -> pb::ReportEnvelope {
+        pb::ReportEnvelope {
+            report: self.report.clone(),
+            client_id: Bytes::copy_from_slice(self.id.as_bytes()),
+            traceparent: String::new(),
+            received_at: None,
+        }
+    }
 }
 
 /// Messages as management points make them: the queue's number and the body, in turn.
-pub(crate) fn messages(reports: &[Sent]) -> Vec<(u16, Bytes, u32)> {
+#[must_use]
+pub fn messages(reports: &[Sent]) -> Vec<(u16, Bytes, u32)> {
     let mut lanes: Vec<Vec<pb::ReportEnvelope>> = (0..SHARDS).map(|_| Vec::new()).collect();
     let mut messages = Vec::new();
     let received_at = Some(prost_types::Timestamp {
@@ -206,10 +268,8 @@ pub(crate) fn messages(reports: &[Sent]) -> Vec<(u16, Bytes, u32)> {
     for sent in reports {
         let shard = usize::from(sent.shard);
         lanes[shard].push(pb::ReportEnvelope {
-            report: sent.report.clone(),
-            client_id: Bytes::copy_from_slice(sent.id.as_bytes()),
-            traceparent: String::new(),
             received_at,
+            ..sent.envelope()
         });
         if lanes[shard].len() == REPORTS {
             close(shard, &mut lanes[shard]);
