@@ -57,6 +57,27 @@ impl<K: Ord + Copy, S: Ord + Copy> StateBitmaps<K, S> {
         }
     }
 
+    /// Puts a client that is in no state of a thing into one: as [`move_client`](Self::move_client)
+    /// from `None`, and several times faster. For the start.
+    pub fn add(&mut self, key: K, client_no: u32, state: S) {
+        let clients = self.things.entry(key).or_default().entry(state);
+        clients.or_default().insert(client_no);
+    }
+
+    /// Forgets the things that are not to be kept.
+    pub fn retain(&mut self, mut keep: impl FnMut(K) -> bool) {
+        self.things.retain(|key, _| keep(*key));
+    }
+
+    /// All things in a range of keys, each state of them with its clients, in order.
+    pub fn range(
+        &self,
+        keys: impl std::ops::RangeBounds<K>,
+    ) -> impl Iterator<Item = (K, S, &RoaringBitmap)> {
+        let things = self.things.range(keys);
+        things.flat_map(|(key, states)| states.iter().map(|(state, held)| (*key, *state, held)))
+    }
+
     /// Forgets a thing.
     pub fn remove(&mut self, key: K) {
         self.things.remove(&key);
@@ -159,7 +180,10 @@ mod tests {
                     held.remove(key);
                     model.retain(|(thing, _), _| *thing != key);
                 } else {
-                    held.move_client(key, client_no, state(from), state(to));
+                    match (state(to), model.get(&(key, client_no))) {
+                        (Some(to), None) if kind == 2 => held.add(key, client_no, to),
+                        (to, _) => held.move_client(key, client_no, state(from), to),
+                    }
                     match state(to) {
                         Some(to) => model.insert((key, client_no), to),
                         None => model.remove(&(key, client_no)),

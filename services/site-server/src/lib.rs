@@ -164,6 +164,9 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
     app::directory::load(&site)
         .await
         .context("cannot read what reports name")?;
+    app::deployment_states::load(&site)
+        .await
+        .context("cannot read what clients said of deployments")?;
     // The server first: a management point that cannot reach us has no policy to give.
     let server = grpc::serve(&site, tasks)
         .await

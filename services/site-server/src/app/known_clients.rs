@@ -48,6 +48,15 @@ impl KnownClients {
         }
         Locked { shards }
     }
+
+    /// Waits for all parts: no report is recorded until they are given back.
+    pub(crate) async fn lock_all(&self) -> Locked<'_> {
+        let mut shards = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            shards.push(Some(shard.lock().await));
+        }
+        Locked { shards }
+    }
 }
 
 fn part(id: Uuid, shards: usize) -> usize {

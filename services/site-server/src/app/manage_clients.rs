@@ -10,10 +10,10 @@ use muster_proto::convert;
 use uuid::Uuid;
 
 use super::enrol_client::hash_token;
-use super::{Error, Site, directory, matrix};
+use super::{Error, Site, deployment_states, directory, matrix};
 use crate::domain::page::Page;
 use crate::domain::settle::Moves;
-use crate::store::{clients, collections, compliance, sites};
+use crate::store::{self, clients, collections, compliance, sites};
 
 /// Most tokens that one call makes.
 const MAX_TOKENS: u32 = 1_000;
@@ -101,11 +101,12 @@ pub(crate) async fn delete_client(
         .ok_or_else(unknown)?
         .client_no;
     let rows = compliance::load(&tx, &[client_no]).await?;
+    let mut moves = Moves::default();
     if let Some(row) = rows.get(&client_no) {
-        let mut moves = Moves::default();
         moves.add(&row.states.differences(&ClientStates::default()));
-        compliance::move_counters(&tx, &moves, 0, 0).await?;
     }
+    let gone = store::deployment_states::remove_client(&tx, client_no).await?;
+    compliance::move_counters(&tx, &moves, &gone.counters(), 0, 0).await?;
     clients::delete(&tx, client_no).await?;
     sites::raise_policy_revision(&tx).await?;
     // When the answer is lost, the matrix asks the database.
@@ -113,6 +114,7 @@ pub(crate) async fn delete_client(
     turn.doubt();
     tx.commit().await?;
     matrix::remove_client(site, client_no);
+    deployment_states::remove_client(site, client_no);
     turn.remove_client(client_no);
     turn.settle();
     tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");

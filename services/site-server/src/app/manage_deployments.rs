@@ -2,9 +2,10 @@
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
+use muster_domain::states::{DeploymentCompliance, DeploymentEnforcement, Progress};
 use muster_proto::{convert, deployment as pb};
 
-use super::{Error, Site, manage_collections, manage_update_lists};
+use super::{Error, Site, deployment_states, manage_collections, manage_update_lists};
 use crate::domain::names;
 use crate::domain::page::Page;
 use crate::store::packages::{self, Missing};
@@ -131,20 +132,67 @@ pub(crate) async fn get_deployment(
     site: &Site,
     request: &pb::GetDeploymentRequest,
 ) -> Result<pb::GetDeploymentResponse, Error> {
-    let db = site.db().await?;
-    let number = find(&db, &request.name).await?;
+    let (number, deployment) = {
+        let db = site.db().await?;
+        let number = find(&db, &request.name).await?;
+        (number, deployments::show(&db, number).await?)
+    };
     Ok(pb::GetDeploymentResponse {
-        deployment: Some(deployments::show(&db, number).await?),
-        summary: Some(deployments::summary(&db, number).await?),
+        deployment: Some(deployment),
+        summary: Some(summary(site, number).await?),
     })
 }
 
-/// How far a deployment is.
+/// How far a deployment is: clients of its collection by state, and clients × updates by state.
 pub(crate) async fn summary(
     site: &Site,
     deployment_no: i32,
 ) -> Result<pb::DeploymentSummary, Error> {
-    deployments::summary(&site.db().await?, deployment_no).await
+    let members = deployment_states::members(site, deployment_no).await?;
+    let (pairs, updates) = {
+        let held = deployment_states::read(site);
+        let pairs = held.pairs(deployment_no, &members);
+        (pairs, held.update_counts(deployment_no))
+    };
+    let mut summary = pb::DeploymentSummary::default();
+    for (enforcement, compliance, clients) in pairs {
+        summary.clients += clients;
+        *column(&mut summary, enforcement, compliance) += clients;
+        let state = i32::from(enforcement.id());
+        match summary.enforcement.last_mut() {
+            Some(last) if last.state == state => last.clients += clients,
+            _ => summary
+                .enforcement
+                .push(pb::EnforcementCount { state, clients }),
+        }
+    }
+    summary.updates = updates
+        .into_iter()
+        .map(|(state, count)| pb::UpdateEnforcementCount {
+            state: state.id().into(),
+            count,
+        })
+        .collect();
+    Ok(summary)
+}
+
+/// Which of the four columns a client counts in. A client that needs none of the updates is
+/// compliant without ever having installed anything.
+fn column(
+    summary: &mut pb::DeploymentSummary,
+    enforcement: DeploymentEnforcement,
+    compliance: DeploymentCompliance,
+) -> &mut u32 {
+    match (enforcement.progress(), compliance) {
+        (Progress::Error, _) => &mut summary.failed,
+        (Progress::Success, _) | (_, DeploymentCompliance::Compliant) => &mut summary.compliant,
+        (Progress::InProgress, _)
+        | (
+            Progress::Unknown,
+            DeploymentCompliance::NonCompliant | DeploymentCompliance::Conflict,
+        ) => &mut summary.in_progress,
+        (Progress::Unknown, DeploymentCompliance::Unknown) => &mut summary.unknown,
+    }
 }
 
 /// Removes a deployment and what clients said of it.
@@ -153,12 +201,15 @@ pub(crate) async fn delete_deployment(
     administrator: &str,
     request: &pb::DeleteDeploymentRequest,
 ) -> Result<(), Error> {
+    // Reports wait until this is done: none may bring its states back.
+    let _known = site.known_clients.lock_all().await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let number = find(&tx, &request.name).await?;
     deployments::delete(&tx, number).await?;
     sites::raise_policy_revision(&tx).await?;
     tx.commit().await?;
+    deployment_states::remove_deployment(site, number);
     tracing::info!(
         audit = true,
         administrator,
@@ -171,4 +222,31 @@ pub(crate) async fn delete_deployment(
 /// The number of a deployment, for watching it.
 pub(crate) async fn number_of(site: &Site, name: &str) -> Result<i32, Error> {
     find(&site.db().await?, name).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_of_states_counts_in_the_column_that_people_expect() {
+        let counted = |enforcement, compliance| {
+            let enforcement = DeploymentEnforcement::from_id(enforcement).unwrap();
+            let compliance = DeploymentCompliance::from_id(compliance).unwrap();
+            let mut summary = pb::DeploymentSummary::default();
+            *column(&mut summary, enforcement, compliance) += 1;
+            (
+                summary.compliant,
+                summary.in_progress,
+                summary.failed,
+                summary.unknown,
+            )
+        };
+        assert_eq!(counted(4, 1), (1, 0, 0, 0));
+        assert_eq!(counted(0, 1), (1, 0, 0, 0), "nothing of it was required");
+        assert_eq!(counted(6, 2), (0, 0, 1, 0));
+        assert_eq!(counted(7, 2), (0, 1, 0, 0));
+        assert_eq!(counted(0, 2), (0, 1, 0, 0), "waits for its deadline");
+        assert_eq!(counted(0, 0), (0, 0, 0, 1));
+    }
 }

@@ -2,48 +2,91 @@
 
 use std::collections::HashMap;
 
+use muster_compliance::RoaringBitmap;
+use muster_domain::states::DeploymentEnforcement;
 use muster_proto::report as pb;
 use prost::Message;
 
-use super::{Error, Site, manage_clients, manage_deployments, read_compliance};
-use crate::domain::page::Page;
+use super::{Error, Site, deployment_states, manage_clients, manage_deployments, read_compliance};
+use crate::domain::client_page::{self, ClientPage};
+use crate::domain::page::fitting;
 use crate::store::reports;
 
-/// Enforcement states of a deployment, with the clients behind each.
+/// Enforcement states of a deployment, with the clients behind each in the order of enrolment. Who
+/// they are is known in memory; the database says what they are called and what went wrong.
 pub(crate) async fn get_enforcement(
     site: &Site,
     request: &pb::GetEnforcementRequest,
 ) -> Result<pb::GetEnforcementResponse, Error> {
     // Each client comes with its updates: a page of them must fit into one message.
-    let size = if request.page_size == 0 {
-        50
-    } else {
-        request.page_size.min(200)
+    let size = match request.page_size {
+        0 => 50,
+        size => size.min(200),
     };
-    let page = Page::read(size, &request.page_token)?;
-    let db = site.db().await?;
-    let number = manage_deployments::find(&db, &request.deployment).await?;
-    let state = match request.state {
+    let page = ClientPage::read(size, &request.page_token)?;
+    let number = manage_deployments::number_of(site, &request.deployment).await?;
+    let members = deployment_states::members(site, number).await?;
+    let wanted = match request.state {
         0 => None,
-        state => Some(i16::try_from(state).unwrap_or(-1)),
+        state => Some(
+            u8::try_from(state)
+                .ok()
+                .and_then(DeploymentEnforcement::from_id),
+        ),
     };
-    let mut rows = reports::enforcement_clients(&db, number, state, page).await?;
-    let numbers: Vec<i32> = rows.iter().map(|(client_no, _)| *client_no).collect();
+    // Counts and clients in one look: they belong together.
+    let (counts, clients) = {
+        let held = deployment_states::read(site);
+        let counts = held.enforcement_counts(number, &members);
+        let clients = match wanted {
+            None => members,
+            Some(Some(state)) => held.in_enforcement(number, state, &members),
+            Some(None) => RoaringBitmap::new(),
+        };
+        (counts, clients)
+    };
+    let mut found = muster_compliance::page(&clients, page.after, page.probe());
+    let mut next_page_token = page.cut(&mut found, |client_no| *client_no);
+    let numbers: Vec<i32> = found.iter().map(|no| no.cast_signed()).collect();
+    if numbers.is_empty() {
+        return Ok(pb::GetEnforcementResponse {
+            states: state_counts(counts),
+            ..Default::default()
+        });
+    }
+    let db = site.db().await?;
+    let mut rows = reports::enforcement_clients(&db, number, &numbers).await?;
     let mut updates: HashMap<i32, Vec<pb::UpdateState>> = HashMap::new();
     for (client_no, state) in reports::enforcement_updates(&db, number, &numbers).await? {
         updates.entry(client_no).or_default().push(state);
     }
-    for (client_no, client) in &mut rows {
-        client.updates = updates.remove(client_no).unwrap_or_default();
+    let mut clients: Vec<(i32, pb::ClientEnforcement)> = Vec::with_capacity(numbers.len());
+    for client_no in &numbers {
+        // One that was deleted between two looks is left out.
+        if let Some(mut client) = rows.remove(client_no) {
+            client.updates = updates.remove(client_no).unwrap_or_default();
+            clients.push((*client_no, client));
+        }
     }
-    let next_page_token = page.fit(&mut rows, |(_, client)| client.encoded_len());
-    let clients = rows.into_iter().map(|(_, client)| client).collect();
-    let states = reports::enforcement_counts(&db, number).await?;
+    if fitting(&mut clients, i64::MAX, |(_, client)| client.encoded_len()) {
+        let last = clients
+            .last()
+            .map(|(client_no, _)| client_no.unsigned_abs());
+        next_page_token = last.map(client_page::token).unwrap_or_default();
+    }
     Ok(pb::GetEnforcementResponse {
-        states,
-        clients,
+        states: state_counts(counts),
+        clients: clients.into_iter().map(|(_, client)| client).collect(),
         next_page_token,
     })
+}
+
+fn state_counts(counts: Vec<(DeploymentEnforcement, u32)>) -> Vec<pb::StateCount> {
+    let count = |(state, clients): (DeploymentEnforcement, u32)| pb::StateCount {
+        state: state.id().into(),
+        clients,
+    };
+    counts.into_iter().map(count).collect()
 }
 
 /// Errors, most clients first.

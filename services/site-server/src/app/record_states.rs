@@ -18,10 +18,11 @@ use uuid::Uuid;
 
 use super::known_clients::Locked;
 use super::open_batch::{Arrived, Item, open};
-use super::{Error, Site, matrix, negative_controls};
+use super::{Error, Site, deployment_states, matrix, negative_controls};
+use crate::domain::deployment_states::StateMoves;
 use crate::domain::report::{MAX_AHEAD, Refused, Stream, peek};
 use crate::domain::settle::{Settled, Work, settle};
-use crate::store::{catalog, clients, compliance, quarantine, states, streams};
+use crate::store::{self, catalog, clients, compliance, quarantine, states, streams};
 
 /// Needs that are remembered in memory; beyond this the database is asked each time.
 const MAX_KNOWN_NEEDS: usize = 1_000_000;
@@ -119,6 +120,7 @@ pub(crate) struct Applied {
     works: Vec<Work>,
     ids: Vec<Uuid>,
     settled: Settled,
+    state_moves: StateMoves,
 }
 
 impl Applied {
@@ -190,7 +192,7 @@ async fn write(
     let (replaced, unlogged) = (&settled.replaced, &settled.unlogged);
     compliance::keep_rows(tx, &settled.rows, replaced, unlogged).await?;
     compliance::keep_log(tx, &settled.log, now).await?;
-    states::keep_newest(tx, &newest(&works)).await?;
+    let state_moves = states::keep_newest(tx, &newest(&works)).await?;
     let needs = unknown_needs(site, &works);
     let needs = compliance::add_needs(tx, &needs.iter().collect::<Vec<_>>()).await?;
     let marks: Vec<(i32, &Stream)> = works
@@ -200,13 +202,15 @@ async fn write(
         .collect();
     streams::keep(tx, &marks, Some(now)).await?;
     let (reports, states) = (recorded.reports, recorded.states);
-    compliance::move_counters(tx, &settled.moves, reports, states).await?;
+    let counters = state_moves.counters();
+    compliance::move_counters(tx, &settled.moves, &counters, reports, states).await?;
     Ok(Applied {
         recorded,
         needs,
         works,
         ids,
         settled,
+        state_moves,
     })
 }
 
@@ -214,6 +218,7 @@ async fn write(
 fn remember(site: &Site, known: &mut Locked<'_>, applied: Applied) {
     known.settle_doubts();
     matrix::apply(site, &applied.settled);
+    deployment_states::apply(site, &applied.state_moves);
     for (id, work) in applied.ids.into_iter().zip(applied.works) {
         let mut client = work.known;
         client.stream.early_changed = false;
@@ -238,6 +243,8 @@ pub(crate) async fn prepare(
         let rows = compliance::load(&db, &doubtful).await?;
         let clients = clients::not_deleted(&db, &doubtful).await?;
         matrix::replace(site, &doubtful, &rows, &clients);
+        let rows = store::deployment_states::of_clients(&db, &doubtful).await?;
+        deployment_states::replace(site, &doubtful, &rows);
         known.settle_doubts();
     }
     let missing: Vec<Uuid> = ids

@@ -24,6 +24,7 @@ use super::directory::Directory;
 use super::get_policy::PolicyCache;
 use super::known_clients::KnownClients;
 use crate::config::Config;
+use crate::domain::deployment_states::DeploymentStates;
 use crate::domain::policy::PolicyKey;
 
 /// The running site. Clones of the `Arc` around it are everywhere.
@@ -45,6 +46,8 @@ pub(crate) struct Site {
     pub(crate) known_clients: KnownClients,
     /// What clients say of updates, as committed.
     pub(crate) matrix: RwLock<Matrix>,
+    /// What clients say of deployments, as committed.
+    pub(crate) deployment_states: RwLock<DeploymentStates>,
     /// What updates, update lists and collections are called, and what is in them.
     pub(crate) directory: Directory,
     /// Held while counters are summed up.
@@ -105,6 +108,7 @@ impl Site {
             rates: Rates::default(),
             known_clients: KnownClients::new(config.state_shards),
             matrix: RwLock::default(),
+            deployment_states: RwLock::default(),
             directory: Directory::default(),
             summing: tokio::sync::Mutex::default(),
             known_needs: Mutex::default(),

@@ -52,8 +52,9 @@ impl ClientPage {
     }
 }
 
-/// A number in base 36: short, and no invitation to count on it.
-fn token(number: u32) -> String {
+/// The token of the page behind a client: its number in base 36, short, and no invitation to count
+/// on it.
+pub(crate) fn token(number: u32) -> String {
     let mut digits = Vec::new();
     let mut rest = number;
     loop {

@@ -1,6 +1,7 @@
 //! Rules only the site server has: pure functions, time comes in as an argument.
 
 pub(crate) mod client_page;
+pub(crate) mod deployment_states;
 pub(crate) mod facts;
 pub(crate) mod names;
 pub(crate) mod page;

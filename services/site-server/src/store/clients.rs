@@ -244,16 +244,14 @@ pub(crate) async fn raise_epoch(
     Ok(epoch)
 }
 
-/// Marks a client as deleted and removes what it said, except for its compliance, which the
-/// caller takes out of the counters first.
+/// Marks a client as deleted and removes what it said. The caller takes it out of the counters
+/// first, and removes what it said of deployments.
 pub(crate) async fn delete(db: &impl GenericClient, client_no: i32) -> Result<(), Error> {
     const MARK: &str = "UPDATE clients SET deleted_at = now() WHERE client_no = $1";
-    const TABLES: [&str; 9] = [
+    const TABLES: [&str; 7] = [
         "DELETE FROM collection_members WHERE client_no = $1",
         "DELETE FROM client_compliance_rows WHERE client_no = $1",
         "DELETE FROM client_compliance_log WHERE client_no = $1",
-        "DELETE FROM update_enforcement_states WHERE client_no = $1",
-        "DELETE FROM deployment_states WHERE client_no = $1",
         "DELETE FROM scan_states WHERE client_no = $1",
         "DELETE FROM restart_states WHERE client_no = $1",
         "DELETE FROM inventories WHERE client_no = $1",

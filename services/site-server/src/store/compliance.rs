@@ -16,6 +16,7 @@ use tokio_postgres::Row;
 use super::copy::Copy;
 use super::{execute, query};
 use crate::app::Error;
+use crate::domain::deployment_states::CounterMove;
 use crate::domain::settle::{Held, LogRow, Moves};
 
 /// What is held of these clients; a client of which nothing is held is left out. The caller keeps
@@ -173,21 +174,39 @@ pub(crate) async fn keep_log(
 pub(crate) async fn move_counters(
     db: &impl GenericClient,
     moves: &Moves,
+    deployments: &[CounterMove],
     reports: usize,
     states: usize,
 ) -> Result<(), Error> {
     const SQL: &str = "
-        INSERT INTO counter_moves (reports, states, update_nos, installed, required, unknown)
-        VALUES ($1, $2, $3, $4, $5, $6)";
+        INSERT INTO counter_moves (reports, states, update_nos, installed, required, unknown,
+                                   deployment_nos, deployment_topics, deployment_states,
+                                   deployment_clients)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     let moved = moves.rows();
-    if moved.is_empty() && reports == 0 && states == 0 {
+    if moved.is_empty() && deployments.is_empty() && reports == 0 && states == 0 {
         return Ok(());
     }
     let numbers: Vec<i32> = moved.iter().map(|(number, _)| *number).collect();
     let [installed, required, unknown]: [Vec<i32>; 3] =
         [0, 1, 2].map(|at| moved.iter().map(|(_, by)| by[at]).collect());
     let (reports, states) = (count(reports), count(states));
-    let params: super::Params<'_> = &[&reports, &states, &numbers, &installed, &required, &unknown];
+    let deployment: Vec<i32> = deployments.iter().map(|it| it.0).collect();
+    let topic: Vec<i16> = deployments.iter().map(|it| it.1).collect();
+    let state: Vec<i16> = deployments.iter().map(|it| it.2).collect();
+    let clients: Vec<i32> = deployments.iter().map(|it| it.3).collect();
+    let params: super::Params<'_> = &[
+        &reports,
+        &states,
+        &numbers,
+        &installed,
+        &required,
+        &unknown,
+        &deployment,
+        &topic,
+        &state,
+        &clients,
+    ];
     execute(db, SQL, params).await?;
     Ok(())
 }
@@ -213,7 +232,18 @@ pub(crate) async fn sum_up(tx: &Transaction<'_>) -> Result<u64, Error> {
             GROUP BY 1 ORDER BY 1
             ON CONFLICT (update_no) DO UPDATE SET (installed, required, unknown) =
                 (held.installed + excluded.installed, held.required + excluded.required,
-                 held.unknown + excluded.unknown))
+                 held.unknown + excluded.unknown)),
+        deployment_counters AS (
+            INSERT INTO deployment_counter_rows AS held (deployment_no, topic, state, clients)
+            SELECT deployment_no, c.topic, c.state, sum(c.clients)
+            FROM gone g
+            CROSS JOIN LATERAL unnest(g.deployment_nos, g.deployment_topics, g.deployment_states,
+                                      g.deployment_clients)
+                AS c (deployment_no, topic, state, clients)
+            JOIN deployments USING (deployment_no)
+            GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+            ON CONFLICT (deployment_no, topic, state) DO UPDATE SET
+                clients = held.clients + excluded.clients)
         SELECT count(*) FROM gone";
     let batches: i64 = super::query_one(tx, SQL, &[]).await?.get(0);
     Ok(batches.unsigned_abs())

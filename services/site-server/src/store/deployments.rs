@@ -3,13 +3,12 @@
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_domain::DeploymentId;
-use muster_domain::states::{DeploymentCompliance, DeploymentEnforcement, Progress};
 use muster_proto::deployment as pb;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::collections::ALL_SYSTEMS;
-use super::{execute, id, number, query, query_one, query_opt, time};
+use super::{execute, id, query, query_one, query_opt, time};
 use crate::app::Error;
 use crate::domain::page::Page;
 
@@ -56,11 +55,26 @@ pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<i
         .map(|row| row.get(0)))
 }
 
-/// Removes a deployment; its states go with it.
+/// Removes a deployment and what clients said of it; its counters go with it. The caller sees to
+/// it that no report is recorded meanwhile.
 pub(crate) async fn delete(db: &impl GenericClient, deployment_no: i32) -> Result<(), Error> {
-    const SQL: &str = "DELETE FROM deployments WHERE deployment_no = $1";
-    execute(db, SQL, &[&deployment_no]).await?;
+    const TABLES: [&str; 3] = [
+        "DELETE FROM update_enforcement_states WHERE deployment_no = $1",
+        "DELETE FROM deployment_states WHERE deployment_no = $1",
+        "DELETE FROM deployments WHERE deployment_no = $1",
+    ];
+    for sql in TABLES {
+        execute(db, sql, &[&deployment_no]).await?;
+    }
     Ok(())
+}
+
+/// The collection that a deployment is for.
+pub(crate) async fn collection(db: &impl GenericClient, deployment_no: i32) -> Result<i32, Error> {
+    const SQL: &str = "SELECT collection_no FROM deployments WHERE deployment_no = $1";
+    let gone = || Error::not_found("UNKNOWN_DEPLOYMENT", "the deployment was deleted");
+    let row = query_opt(db, SQL, &[&deployment_no]).await?;
+    Ok(row.ok_or_else(gone)?.get(0))
 }
 
 /// Most deployments that any client of a collection has.
@@ -117,69 +131,6 @@ pub(crate) async fn list(
     Ok(rows.iter().map(deployment).collect())
 }
 
-/// Clients of the deployment's collection by state, and clients × updates by state.
-pub(crate) async fn summary(
-    db: &impl GenericClient,
-    deployment_no: i32,
-) -> Result<pb::DeploymentSummary, Error> {
-    const CLIENTS: &str = "
-        WITH members AS (
-            SELECT c.client_no FROM clients c, deployments d
-            WHERE d.deployment_no = $1 AND c.deleted_at IS NULL
-              AND (d.collection_no = $2 OR EXISTS (SELECT FROM collection_members m
-                   WHERE m.collection_no = d.collection_no AND m.client_no = c.client_no)))
-        SELECT COALESCE(s.enforcement, 0::int2) AS enforcement,
-               COALESCE(s.compliance, 0::int2) AS compliance, count(*)::int4 AS clients
-        FROM members LEFT JOIN deployment_states s
-          ON s.client_no = members.client_no AND s.deployment_no = $1
-        GROUP BY 1, 2 ORDER BY 1, 2";
-    const UPDATES: &str = "
-        SELECT state, count(*)::int4 AS count FROM update_enforcement_states
-        WHERE deployment_no = $1 GROUP BY 1 ORDER BY 1";
-    let mut summary = pb::DeploymentSummary::default();
-    for row in query(db, CLIENTS, &[&deployment_no, &ALL_SYSTEMS]).await? {
-        let clients = number(&row, "clients");
-        let enforcement: i16 = row.get("enforcement");
-        summary.clients += clients;
-        *column(&mut summary, enforcement, row.get("compliance")) += clients;
-        match summary.enforcement.last_mut() {
-            Some(last) if last.state == i32::from(enforcement) => last.clients += clients,
-            _ => summary.enforcement.push(pb::EnforcementCount {
-                state: enforcement.into(),
-                clients,
-            }),
-        }
-    }
-    for row in query(db, UPDATES, &[&deployment_no]).await? {
-        let state = row.get::<_, i16>("state").into();
-        summary.updates.push(pb::UpdateEnforcementCount {
-            state,
-            count: number(&row, "count"),
-        });
-    }
-    Ok(summary)
-}
-
-/// Which of the four columns a client counts in. A client that needs none of the updates is
-/// compliant without ever having installed anything.
-fn column(summary: &mut pb::DeploymentSummary, enforcement: i16, compliance: i16) -> &mut u32 {
-    let id = |id: i16| u8::try_from(id).unwrap_or(0);
-    let enforcement =
-        DeploymentEnforcement::from_id(id(enforcement)).unwrap_or(DeploymentEnforcement::Unknown);
-    let compliance =
-        DeploymentCompliance::from_id(id(compliance)).unwrap_or(DeploymentCompliance::Unknown);
-    match (enforcement.progress(), compliance) {
-        (Progress::Error, _) => &mut summary.failed,
-        (Progress::Success, _) | (_, DeploymentCompliance::Compliant) => &mut summary.compliant,
-        (Progress::InProgress, _)
-        | (
-            Progress::Unknown,
-            DeploymentCompliance::NonCompliant | DeploymentCompliance::Conflict,
-        ) => &mut summary.in_progress,
-        (Progress::Unknown, DeploymentCompliance::Unknown) => &mut summary.unknown,
-    }
-}
-
 /// The name of a deployment that has updates of this package, if there is one.
 pub(crate) async fn using_package_updates(
     db: &impl GenericClient,
@@ -192,29 +143,4 @@ pub(crate) async fn using_package_updates(
     Ok(query_opt(db, SQL, &[&package_no])
         .await?
         .map(|row| row.get(0)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_pair_of_states_counts_in_the_column_that_people_expect() {
-        let counted = |enforcement, compliance| {
-            let mut summary = pb::DeploymentSummary::default();
-            *column(&mut summary, enforcement, compliance) += 1;
-            (
-                summary.compliant,
-                summary.in_progress,
-                summary.failed,
-                summary.unknown,
-            )
-        };
-        assert_eq!(counted(4, 1), (1, 0, 0, 0));
-        assert_eq!(counted(0, 1), (1, 0, 0, 0), "nothing of it was required");
-        assert_eq!(counted(6, 2), (0, 0, 1, 0));
-        assert_eq!(counted(7, 2), (0, 1, 0, 0));
-        assert_eq!(counted(0, 2), (0, 1, 0, 0), "waits for its deadline");
-        assert_eq!(counted(0, 0), (0, 0, 0, 1));
-    }
 }

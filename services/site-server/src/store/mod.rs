@@ -7,6 +7,7 @@ pub(crate) mod clients;
 pub(crate) mod collections;
 pub(crate) mod compliance;
 mod copy;
+pub(crate) mod deployment_states;
 pub(crate) mod deployments;
 pub(crate) mod packages;
 pub(crate) mod policy;

@@ -1,5 +1,7 @@
 //! What people ask: compliance, enforcement, errors, one client. Read straight into the messages.
 
+use std::collections::HashMap;
+
 use deadpool_postgres::GenericClient;
 use muster_domain::error_code;
 use muster_proto::report as pb;
@@ -8,7 +10,6 @@ use tokio_postgres::Row;
 use super::collections::ALL_SYSTEMS;
 use super::{id, number, query, query_opt, time};
 use crate::app::Error;
-use crate::domain::page::Page;
 
 /// What an update is called, for compliance reports.
 #[derive(Debug, Clone)]
@@ -73,52 +74,20 @@ pub(crate) async fn clients(
     Ok(rows.iter().map(client).collect())
 }
 
-/// Clients of a deployment's collection by state of topic 301.
-pub(crate) async fn enforcement_counts(
-    db: &impl GenericClient,
-    deployment_no: i32,
-) -> Result<Vec<pb::StateCount>, Error> {
-    const SQL: &str = "
-        SELECT COALESCE(s.enforcement, 0::int2) AS state, count(*)::int4 AS clients
-        FROM deployments d
-        JOIN clients c ON c.deleted_at IS NULL
-         AND (d.collection_no = $2 OR EXISTS (SELECT FROM collection_members m
-              WHERE m.collection_no = d.collection_no AND m.client_no = c.client_no))
-        LEFT JOIN deployment_states s
-          ON s.client_no = c.client_no AND s.deployment_no = d.deployment_no
-        WHERE d.deployment_no = $1 GROUP BY 1 ORDER BY 1";
-    let count = |row: &Row| pb::StateCount {
-        state: row.get::<_, i16>("state").into(),
-        clients: number(row, "clients"),
-    };
-    Ok(query(db, SQL, &[&deployment_no, &ALL_SYSTEMS])
-        .await?
-        .iter()
-        .map(count)
-        .collect())
-}
-
-/// The clients behind the counts, by host name, without their updates. The numbers of the clients
-/// come along.
+/// What these clients said of a deployment, without its updates.
 pub(crate) async fn enforcement_clients(
     db: &impl GenericClient,
     deployment_no: i32,
-    state: Option<i16>,
-    page: Page,
-) -> Result<Vec<(i32, pb::ClientEnforcement)>, Error> {
+    clients: &[i32],
+) -> Result<HashMap<i32, pb::ClientEnforcement>, Error> {
     const SQL: &str = "
         SELECT c.client_no, c.client_id, c.host_name, COALESCE(s.enforcement, 0::int2) AS state,
                COALESCE(s.error_code, 0) AS error_code, COALESCE(s.detail, '') AS detail,
                s.changed_at
-        FROM deployments d
-        JOIN clients c ON c.deleted_at IS NULL
-         AND (d.collection_no = $2 OR EXISTS (SELECT FROM collection_members m
-              WHERE m.collection_no = d.collection_no AND m.client_no = c.client_no))
+        FROM clients c
         LEFT JOIN deployment_states s
-          ON s.client_no = c.client_no AND s.deployment_no = d.deployment_no
-        WHERE d.deployment_no = $1
-          AND ($3::int2 IS NULL OR COALESCE(s.enforcement, 0::int2) = $3)
-        ORDER BY c.host_name, c.client_no LIMIT $4 OFFSET $5";
+          ON s.client_no = c.client_no AND s.deployment_no = $1
+        WHERE c.client_no = ANY ($2)";
     let client = |row: &Row| {
         let client = pb::ClientEnforcement {
             client_id: id(row, "client_id"),
@@ -131,14 +100,8 @@ pub(crate) async fn enforcement_clients(
         };
         (row.get("client_no"), client)
     };
-    let params: super::Params<'_> = &[
-        &deployment_no,
-        &ALL_SYSTEMS,
-        &state,
-        &page.probe(),
-        &page.offset,
-    ];
-    Ok(query(db, SQL, params).await?.iter().map(client).collect())
+    let rows = query(db, SQL, &[&deployment_no, &clients]).await?;
+    Ok(rows.iter().map(client).collect())
 }
 
 /// What these clients said of the updates of a deployment.

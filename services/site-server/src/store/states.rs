@@ -1,6 +1,6 @@
 //! The newest state per client and topic. Every statement keeps a value only when its
 //! (epoch, serial) is higher than what the row holds (reliability.md D7), so that reports may
-//! come twice, late and in any order.
+//! come twice, late and in any order. Those of deployments are in `deployment_states.rs`.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,9 @@ use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::execute;
+use super::{deployment_states, execute};
 use crate::app::Error;
+use crate::domain::deployment_states::StateMoves;
 use crate::domain::report::{
     DeploymentState, Enforcement, Health, Inventory, RestartState, ScanState,
 };
@@ -36,7 +37,7 @@ pub(crate) struct Client {
 }
 
 impl Fresh {
-    fn rows<'a, T: 'a>(
+    pub(super) fn rows<'a, T: 'a>(
         &'a self,
         pick: impl Fn(&'a Client) -> Option<&'a T>,
     ) -> Vec<(i32, i32, &'a T)> {
@@ -44,7 +45,7 @@ impl Fresh {
         self.clients.iter().filter_map(row).collect()
     }
 
-    fn rows_of<'a, K: 'a, T: 'a>(
+    pub(super) fn rows_of<'a, K: 'a, T: 'a>(
         &'a self,
         pick: impl Fn(&'a Client) -> &'a BTreeMap<K, T>,
     ) -> Vec<(i32, i32, &'a T)> {
@@ -57,41 +58,20 @@ impl Fresh {
     }
 }
 
-/// Writes all of it, in the order of the tables.
-pub(crate) async fn keep_newest(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
-    replace(db, fresh).await?;
-    keep_enforcements(db, fresh).await?;
-    keep_deployments(db, fresh).await?;
+/// Writes all of it, in the order of the tables; returns what really changed of deployments.
+pub(crate) async fn keep_newest(
+    db: &impl GenericClient,
+    fresh: &Fresh,
+) -> Result<StateMoves, Error> {
+    let moves = deployment_states::keep_newest(db, fresh).await?;
     keep_scans(db, fresh).await?;
     keep_restarts(db, fresh).await?;
     keep_inventories(db, fresh).await?;
-    keep_health(db, fresh).await
+    keep_health(db, fresh).await?;
+    Ok(moves)
 }
 
-/// Removes what a FULL report replaces; what it still says is written afterwards.
-async fn replace(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
-    const TABLES: [&str; 2] = [
-        "DELETE FROM update_enforcement_states AS held
-         USING unnest($1::int4[], $2::int4[], $3::int8[]) AS r (client_no, epoch, serial)
-         WHERE held.client_no = r.client_no
-           AND (held.epoch, held.serial) <= (r.epoch, r.serial)",
-        "DELETE FROM deployment_states AS held
-         USING unnest($1::int4[], $2::int4[], $3::int8[]) AS r (client_no, epoch, serial)
-         WHERE held.client_no = r.client_no
-           AND (held.epoch, held.serial) <= (r.epoch, r.serial)",
-    ];
-    let rows = fresh.rows(|client| client.replaced_to.as_ref());
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let (no, epoch, serial) = columns(&rows, |serial| **serial);
-    for sql in TABLES {
-        execute(db, sql, &[&no, &epoch, &serial]).await?;
-    }
-    Ok(())
-}
-
-fn columns<'a, T>(
+pub(super) fn columns<'a, T>(
     rows: &[(i32, i32, &'a T)],
     serial: impl Fn(&&'a T) -> i64,
 ) -> (Vec<i32>, Vec<i32>, Vec<i64>) {
@@ -102,98 +82,8 @@ fn columns<'a, T>(
     )
 }
 
-fn column<'a, T, C>(rows: &[(i32, i32, &'a T)], pick: impl Fn(&'a T) -> C) -> Vec<C> {
+pub(super) fn column<'a, T, C>(rows: &[(i32, i32, &'a T)], pick: impl Fn(&'a T) -> C) -> Vec<C> {
     rows.iter().map(|(_, _, row)| pick(row)).collect()
-}
-
-async fn keep_enforcements(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
-    // A deployment that was deleted meanwhile has no row to join: its states go with it.
-    const SQL: &str = "
-        INSERT INTO update_enforcement_states AS held
-            (client_no, deployment_no, update_no, state, error_code, detail, epoch, serial,
-             changed_at)
-        SELECT fresh.client_no, d.deployment_no, fresh.update_no, fresh.state, fresh.error_code,
-               fresh.detail, fresh.epoch, fresh.serial, fresh.changed_at
-        FROM unnest($1::int4[], $2::uuid[], $3::int4[], $4::int2[], $5::int4[], $6::text[],
-                    $7::int4[], $8::int8[], $9::timestamptz[]) AS fresh
-            (client_no, deployment_id, update_no, state, error_code, detail, epoch, serial,
-             changed_at)
-        JOIN deployments d USING (deployment_id)
-        ON CONFLICT (client_no, deployment_no, update_no) DO UPDATE SET
-            (state, error_code, detail, epoch, serial, changed_at) =
-            (excluded.state, excluded.error_code, excluded.detail, excluded.epoch,
-             excluded.serial, excluded.changed_at)
-        WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
-    let rows = fresh.rows_of(|client| &client.enforcements);
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let (no, epoch, serial) = columns(&rows, |row| row.serial);
-    let deployment: Vec<Uuid> = column(&rows, |row| row.deployment_id.0);
-    let update_no: Vec<i32> = column(&rows, |row| row.update_no);
-    let state: Vec<i16> = column(&rows, |row| row.state.id().into());
-    let error_code: Vec<i32> = column(&rows, |row| row.error_code);
-    let detail: Vec<&str> = column(&rows, |row| row.detail.as_str());
-    let changed_at: Vec<Timestamp> = column(&rows, |row| row.changed_at);
-    let params: super::Params<'_> = &[
-        &no,
-        &deployment,
-        &update_no,
-        &state,
-        &error_code,
-        &detail,
-        &epoch,
-        &serial,
-        &changed_at,
-    ];
-    execute(db, SQL, params).await?;
-    Ok(())
-}
-
-async fn keep_deployments(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {
-    const SQL: &str = "
-        INSERT INTO deployment_states AS held
-            (client_no, deployment_no, compliance, enforcement, evaluation, error_code, detail,
-             epoch, serial, changed_at)
-        SELECT fresh.client_no, d.deployment_no, fresh.compliance, fresh.enforcement,
-               fresh.evaluation, fresh.error_code, fresh.detail, fresh.epoch, fresh.serial,
-               fresh.changed_at
-        FROM unnest($1::int4[], $2::uuid[], $3::int2[], $4::int2[], $5::int2[], $6::int4[],
-                    $7::text[], $8::int4[], $9::int8[], $10::timestamptz[]) AS fresh
-            (client_no, deployment_id, compliance, enforcement, evaluation, error_code, detail,
-             epoch, serial, changed_at)
-        JOIN deployments d USING (deployment_id)
-        ON CONFLICT (client_no, deployment_no) DO UPDATE SET
-            (compliance, enforcement, evaluation, error_code, detail, epoch, serial, changed_at) =
-            (excluded.compliance, excluded.enforcement, excluded.evaluation, excluded.error_code,
-             excluded.detail, excluded.epoch, excluded.serial, excluded.changed_at)
-        WHERE (held.epoch, held.serial) < (excluded.epoch, excluded.serial)";
-    let rows = fresh.rows_of(|client| &client.deployments);
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let (no, epoch, serial) = columns(&rows, |row| row.serial);
-    let deployment: Vec<Uuid> = column(&rows, |row| row.deployment_id.0);
-    let compliance: Vec<i16> = column(&rows, |row| row.compliance.id().into());
-    let enforcement: Vec<i16> = column(&rows, |row| row.enforcement.id().into());
-    let evaluation: Vec<i16> = column(&rows, |row| row.evaluation.id().into());
-    let error_code: Vec<i32> = column(&rows, |row| row.error_code);
-    let detail: Vec<&str> = column(&rows, |row| row.detail.as_str());
-    let changed_at: Vec<Timestamp> = column(&rows, |row| row.changed_at);
-    let params: super::Params<'_> = &[
-        &no,
-        &deployment,
-        &compliance,
-        &enforcement,
-        &evaluation,
-        &error_code,
-        &detail,
-        &epoch,
-        &serial,
-        &changed_at,
-    ];
-    execute(db, SQL, params).await?;
-    Ok(())
 }
 
 async fn keep_scans(db: &impl GenericClient, fresh: &Fresh) -> Result<(), Error> {

@@ -6,6 +6,7 @@ mod bounds;
 mod catalog;
 mod clients;
 mod content;
+mod deployment_states;
 mod deployments;
 mod metrics;
 mod packages;
