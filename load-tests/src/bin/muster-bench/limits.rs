@@ -97,6 +97,7 @@ pub(crate) async fn one_by_one(
         let batch = Batch {
             max: 1,
             wait: Duration::ZERO,
+            ..Batch::default()
         };
         muster_rabbitmq::consume(&broker, queue, batch, &ground.tasks, handler).await?;
     }

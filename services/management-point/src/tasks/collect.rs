@@ -2,6 +2,7 @@
 //! what the broker said about the message its report was in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_proto::state::ReportBatch;
@@ -110,7 +111,9 @@ async fn run<B: Broker>(
                 }
             },
         };
-        let (batch, too_much) = gather(first, &mut handed, &limits).await;
+        // While nothing is on its way, waiting gathers nothing that the next message would not.
+        let alone = under_way.available_permits() == UNDER_WAY;
+        let (batch, too_much) = gather(first, &mut handed, &limits, alone).await;
         left_over = too_much;
         let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else {
             return;
@@ -123,14 +126,16 @@ async fn run<B: Broker>(
     }
 }
 
-/// The first and what comes within the time, as much as one message takes. What did not fit any
-/// more begins the next message.
+/// The first and what comes within the time, as much as one message takes; what is there already,
+/// when it is `alone`. What did not fit any more begins the next message.
 async fn gather(
     first: Handed,
     handed: &mut mpsc::Receiver<Handed>,
     limits: &Collect,
+    alone: bool,
 ) -> (Vec<Handed>, Option<Handed>) {
-    let until = Instant::now() + limits.max_wait;
+    let wait = if alone { Duration::ZERO } else { limits.max_wait };
+    let until = Instant::now() + wait;
     let (mut reports, mut bytes) = (first.reports.len(), first.size);
     let mut batch = vec![first];
     while reports < limits.max_reports {

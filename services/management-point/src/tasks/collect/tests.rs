@@ -1,7 +1,6 @@
 //! The collector against a broker that does as it is told.
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use muster_proto::state::ReportEnvelope;
 use tokio::sync::oneshot;
