@@ -102,7 +102,21 @@ CREATE TABLE counter_moves (
     installed integer[] NOT NULL,
     required integer[] NOT NULL,
     unknown integer[] NOT NULL,
+    deployment_nos integer[] NOT NULL DEFAULT '{}'::integer[],
+    deployment_topics smallint[] NOT NULL DEFAULT '{}'::smallint[],
+    deployment_states smallint[] NOT NULL DEFAULT '{}'::smallint[],
+    deployment_clients integer[] NOT NULL DEFAULT '{}'::integer[],
     PRIMARY KEY (move_no)
+);
+
+CREATE TABLE deployment_counter_rows (
+    deployment_no integer NOT NULL,
+    topic smallint NOT NULL,
+    state smallint NOT NULL,
+    clients integer NOT NULL,
+    PRIMARY KEY (deployment_no, topic, state),
+    FOREIGN KEY (deployment_no) REFERENCES deployments(deployment_no) ON DELETE CASCADE,
+    CHECK ((topic = ANY (ARRAY[300, 301, 302])))
 );
 
 CREATE TABLE deployment_states (
@@ -117,8 +131,6 @@ CREATE TABLE deployment_states (
     serial bigint NOT NULL,
     changed_at timestamp with time zone NOT NULL,
     PRIMARY KEY (client_no, deployment_no),
-    FOREIGN KEY (client_no) REFERENCES clients(client_no),
-    FOREIGN KEY (deployment_no) REFERENCES deployments(deployment_no) ON DELETE CASCADE,
     CHECK (((compliance >= 0) AND (compliance <= 3))),
     CHECK (((enforcement >= 0) AND (enforcement <= 12))),
     CHECK (((evaluation >= 0) AND (evaluation <= 3)))
@@ -373,8 +385,6 @@ CREATE TABLE update_enforcement_states (
     serial bigint NOT NULL,
     changed_at timestamp with time zone NOT NULL,
     PRIMARY KEY (client_no, deployment_no, update_no),
-    FOREIGN KEY (client_no) REFERENCES clients(client_no),
-    FOREIGN KEY (deployment_no) REFERENCES deployments(deployment_no) ON DELETE CASCADE,
     CHECK (((state >= 0) AND (state <= 14)))
 );
 CREATE INDEX update_enforcement_states_by_deployment ON update_enforcement_states USING btree (deployment_no);
