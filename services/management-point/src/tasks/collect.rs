@@ -134,7 +134,11 @@ async fn gather(
     limits: &Collect,
     alone: bool,
 ) -> (Vec<Handed>, Option<Handed>) {
-    let wait = if alone { Duration::ZERO } else { limits.max_wait };
+    let wait = if alone {
+        Duration::ZERO
+    } else {
+        limits.max_wait
+    };
     let until = Instant::now() + wait;
     let (mut reports, mut bytes) = (first.reports.len(), first.size);
     let mut batch = vec![first];
