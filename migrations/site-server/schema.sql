@@ -58,11 +58,14 @@ CREATE TABLE clients (
     enrolled_at timestamp with time zone NOT NULL DEFAULT now(),
     last_policy_at timestamp with time zone,
     deleted_at timestamp with time zone,
+    separated_from integer,
     UNIQUE (client_id),
     PRIMARY KEY (client_no),
+    FOREIGN KEY (separated_from) REFERENCES clients(client_no),
     CHECK ((epoch > 0))
 );
 CREATE INDEX clients_by_host_name ON clients USING btree (host_name) WHERE (deleted_at IS NULL);
+CREATE INDEX clients_by_separation ON clients USING btree (separated_from) WHERE (separated_from IS NOT NULL);
 
 CREATE TABLE collection_members (
     collection_no integer NOT NULL,
@@ -108,6 +111,19 @@ CREATE TABLE counter_moves (
     deployment_clients integer[] NOT NULL DEFAULT '{}'::integer[],
     PRIMARY KEY (move_no)
 );
+
+CREATE TABLE denied_certificates (
+    fingerprint bytea NOT NULL,
+    client_no integer NOT NULL,
+    replaced boolean NOT NULL,
+    denied_at timestamp with time zone NOT NULL DEFAULT now(),
+    ends_at timestamp with time zone NOT NULL,
+    PRIMARY KEY (fingerprint),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no),
+    CHECK ((length(fingerprint) = 32))
+);
+CREATE INDEX denied_certificates_by_client ON denied_certificates USING btree (client_no);
+CREATE INDEX denied_certificates_by_time ON denied_certificates USING btree (denied_at);
 
 CREATE TABLE deployment_counter_rows (
     deployment_no integer NOT NULL,
@@ -156,10 +172,12 @@ CREATE TABLE deployments (
     available_at timestamp with time zone NOT NULL,
     deadline_at timestamp with time zone,
     suppress_restart boolean NOT NULL,
+    verbosity smallint NOT NULL DEFAULT 10,
     UNIQUE (deployment_id),
     PRIMARY KEY (deployment_no),
     FOREIGN KEY (collection_no) REFERENCES collections(collection_no),
-    FOREIGN KEY (update_list_no) REFERENCES update_lists(update_list_no)
+    FOREIGN KEY (update_list_no) REFERENCES update_lists(update_list_no),
+    CHECK ((verbosity = ANY (ARRAY[0, 1, 5, 10])))
 );
 CREATE INDEX deployments_by_collection ON deployments USING btree (collection_no);
 CREATE UNIQUE INDEX deployments_by_name ON deployments USING btree (lower(name));
@@ -197,6 +215,21 @@ CREATE TABLE enrolment_tokens (
     CHECK ((((used_at IS NULL) = (used_key_hash IS NULL)) AND ((used_at IS NULL) = (client_no IS NULL)))),
     CHECK ((length(token_hash) = 32))
 );
+
+CREATE TABLE identity_renewals (
+    key_hash bytea NOT NULL,
+    client_no integer NOT NULL,
+    new_client_no integer NOT NULL,
+    epoch integer NOT NULL,
+    certificate bytea NOT NULL,
+    run_id bigint NOT NULL,
+    renewed_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (key_hash),
+    FOREIGN KEY (client_no) REFERENCES clients(client_no),
+    FOREIGN KEY (new_client_no) REFERENCES clients(client_no),
+    CHECK ((length(key_hash) = 32))
+);
+CREATE INDEX identity_renewals_by_new_client ON identity_renewals USING btree (new_client_no);
 
 CREATE TABLE inventories (
     client_no integer NOT NULL,

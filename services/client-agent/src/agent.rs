@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::Error;
 use crate::download::{Content, private_dir};
 use crate::provider::Provider;
+use crate::renew;
 use crate::store::{Durability, Registration, Store, meta};
 use crate::wire::Wire;
 
@@ -56,6 +57,7 @@ pub struct Agent {
     content: Content,
     options: Options,
     urgent: Notify,
+    renewing: tokio::sync::Mutex<()>,
 }
 
 impl Agent {
@@ -70,6 +72,7 @@ impl Agent {
             return Err(Error::NotEnrolled);
         }
         let store = Store::open(&dir.join("agent.db"), options.durability)?;
+        renew::finish(dir, &store, options.durability)?;
         let content = Content::open(&dir.join("cache"), Some(&tls))?;
         let wire = Wire::new(tls);
         let dir = dir.to_owned();
@@ -81,6 +84,7 @@ impl Agent {
             content,
             options,
             urgent: Notify::new(),
+            renewing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -125,6 +129,11 @@ impl Agent {
     /// Notified when something should be reported at once.
     pub(crate) const fn urgent(&self) -> &Notify {
         &self.urgent
+    }
+
+    /// Held by whoever renews the identity.
+    pub(crate) const fn renewing(&self) -> &tokio::sync::Mutex<()> {
+        &self.renewing
     }
 
     /// The machine's clock.

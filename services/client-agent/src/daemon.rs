@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::agent::Agent;
+use crate::pack::can_wait;
 use crate::plan::Mode;
 use crate::policy::Settings;
 use crate::scan::Trigger;
@@ -34,6 +35,9 @@ const LEAST_CAP: Duration = Duration::from_secs(5);
 const MOST_CAP: Duration = Duration::from_secs(15 * 60);
 /// Connections are closed when nothing is to be done for so long.
 const IDLE: Duration = Duration::from_secs(20);
+/// The site names the time of the next report within these bounds.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+const MOST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// No loop sleeps longer: clocks jump, machines are suspended.
 const MAX_SLEEP: Duration = Duration::from_secs(600);
 const MIN_SLEEP: Duration = Duration::from_millis(20);
@@ -260,24 +264,37 @@ async fn report(agent: &Agent) -> Result<(), Error> {
         Ok(Settings::of(agent.policy()?.as_ref()).report_interval)
     };
     let mut wait = random_below(interval()?.min(LEAST_CAP));
-    let mut failing = false;
+    let (mut failing, mut put_off) = (false, false);
+    // What the site asked for last; under load it is longer than the policy's interval.
+    let mut asked = None;
     loop {
+        let mut routine = true;
         if failing {
             tokio::time::sleep(wait).await;
         } else {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = agent.urgent().notified() => {
+                    routine = false;
                     tokio::time::sleep(agent.options().gather).await;
                 }
             }
         }
         let usual = interval()?;
+        // What need not be known soon is left out once, and goes with the next report.
+        if routine && !failing && !put_off && can_wait(agent.store(), agent.now())? {
+            put_off = true;
+            wait = spread(asked.unwrap_or(usual));
+            continue;
+        }
+        put_off = false;
         match agent.send_reports().await {
             Ok(sent) => {
                 backoff.reset();
                 failing = false;
-                wait = spread(sent.next_report_in.map_or(usual, |asked| asked.min(usual)));
+                asked = sent.next_report_in.or(asked);
+                let next = asked.unwrap_or(usual).clamp(LEAST_INTERVAL, MOST_INTERVAL);
+                wait = spread(next);
             }
             Err(error @ Error::Crashed) => return Err(error),
             Err(error) => {

@@ -6,11 +6,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use muster_domain::error_code;
 use muster_runtime::Backoff;
+use muster_runtime::config::TlsConfig;
 use muster_runtime::tls::ClientTls;
 use reqwest::{StatusCode, header};
 use sha2::{Digest, Sha256};
@@ -28,7 +30,7 @@ const RESUMES: u32 = 5;
 #[derive(Debug)]
 pub struct Content {
     dir: PathBuf,
-    http: Option<reqwest::Client>,
+    http: Mutex<Option<reqwest::Client>>,
     pace: Pace,
 }
 
@@ -73,39 +75,47 @@ enum Broken {
     Refused(Failure),
 }
 
+fn client_for(files: &TlsConfig) -> Result<reqwest::Client, Error> {
+    let mut config = (*ClientTls::new(files)?.current()).clone();
+    // reqwest sets the protocols itself.
+    config.alpn_protocols = Vec::new();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .https_only(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .pool_max_idle_per_host(1)
+        .build()?;
+    Ok(client)
+}
+
 impl Content {
     /// Opens the cache. Without `tls` nothing can be fetched, only looked up.
     ///
     /// # Errors
     /// When the folder cannot be made or TLS cannot be set up.
-    pub fn open(
-        dir: &Path,
-        tls: Option<&muster_runtime::config::TlsConfig>,
-    ) -> Result<Self, Error> {
+    pub fn open(dir: &Path, tls: Option<&TlsConfig>) -> Result<Self, Error> {
         private_dir(dir)?;
-        let http = match tls {
-            Some(files) => {
-                let mut config = (*ClientTls::new(files)?.current()).clone();
-                // reqwest sets the protocols itself.
-                config.alpn_protocols = Vec::new();
-                let client = reqwest::Client::builder()
-                    .tls_backend_preconfigured(config)
-                    .https_only(true)
-                    .no_proxy()
-                    .redirect(reqwest::redirect::Policy::none())
-                    .connect_timeout(CONNECT)
-                    .read_timeout(SILENCE)
-                    .pool_max_idle_per_host(1)
-                    .build()?;
-                Some(client)
-            }
-            None => None,
-        };
+        let http = tls.map(client_for).transpose()?;
         Ok(Self {
             dir: dir.to_owned(),
-            http,
+            http: Mutex::new(http),
             pace: Pace::default(),
         })
+    }
+
+    /// Goes on under another certificate.
+    pub(crate) fn renew(&self, tls: &TlsConfig) -> Result<(), Error> {
+        let fresh = client_for(tls)?;
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
+        Ok(())
+    }
+
+    fn http(&self) -> Option<reqwest::Client> {
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner);
+        http.clone()
     }
 
     /// As [`Content::open`] with a ready HTTP client, for tests.
@@ -114,7 +124,7 @@ impl Content {
         private_dir(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
-            http: Some(http),
+            http: Mutex::new(Some(http)),
             pace: Pace::default(),
         })
     }
@@ -214,7 +224,7 @@ impl Content {
 
     async fn attempt(&self, point: &str, sha256: &[u8; 32], size: u64) -> Result<PathBuf, Broken> {
         let name = hex::encode(sha256);
-        let Some(http) = &self.http else {
+        let Some(http) = self.http() else {
             return Err(Broken::Interrupted("not enrolled".into()));
         };
         let partial = self.dir.join(format!("{name}.part"));

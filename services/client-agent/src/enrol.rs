@@ -196,7 +196,7 @@ impl Agent {
     }
 }
 
-fn facts(machine: &Machine) -> MachineFacts {
+pub(crate) fn facts(machine: &Machine) -> MachineFacts {
     let id = machine.machine_id.as_deref().unwrap_or_default();
     MachineFacts {
         host_name: machine.host_name.clone(),
@@ -209,7 +209,7 @@ fn facts(machine: &Machine) -> MachineFacts {
 }
 
 /// The key of an enrolment that was begun before, or a new one.
-fn key_of(path: &Path) -> Result<rcgen::KeyPair, Error> {
+pub(crate) fn key_of(path: &Path) -> Result<rcgen::KeyPair, Error> {
     let failed = |error: rcgen::Error| Error::Certificate(error.to_string());
     if path.exists() {
         let text = fs::read_to_string(path).map_err(Error::file(path))?;
@@ -221,7 +221,7 @@ fn key_of(path: &Path) -> Result<rcgen::KeyPair, Error> {
 }
 
 /// A signing request that asks for nothing: the site decides the name.
-fn request_for(key: &rcgen::KeyPair) -> Result<Vec<u8>, Error> {
+pub(crate) fn request_for(key: &rcgen::KeyPair) -> Result<Vec<u8>, Error> {
     let failed = |error: rcgen::Error| Error::Certificate(error.to_string());
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -232,7 +232,7 @@ fn request_for(key: &rcgen::KeyPair) -> Result<Vec<u8>, Error> {
         .to_vec())
 }
 
-fn pem(der: &[u8]) -> String {
+pub(crate) fn pem(der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");

@@ -2,7 +2,8 @@
 //! catalog, brings it to what is deployed, and reports what is so, until it is told that the
 //! report is safe.
 //!
-//! In the order in which things happen: [`enrol`] makes the machine a client, [`policy`] says
+//! In the order in which things happen: [`enrol`] makes the machine a client (`renew` when
+//! another one has the same identity), [`policy`] says
 //! what the site wants, `scan` and [`evaluate`] what the machine needs, [`plan`] and `enforce`
 //! what is done about it, [`download`] and [`provider`] how, and [`reporter`] tells the site. All
 //! of it survives in [`store`]; [`daemon`] does each at its time. [`Agent`] is one client.
@@ -20,7 +21,9 @@ mod mark;
 mod pack;
 pub mod plan;
 pub mod policy;
+mod priority;
 pub mod provider;
+mod renew;
 pub mod reporter;
 mod scan;
 mod status;

@@ -2,15 +2,16 @@
 
 use muster_compliance::packed;
 use muster_domain::UpdateNo;
-use muster_domain::states::{Detection, UpdateEnforcement};
+use muster_domain::priority::Priority;
+use muster_domain::states::Detection;
 use muster_proto::convert;
 use muster_proto::state::{
-    self as pb, Compliance, DeploymentState, LeafNeed, Priority, Report, ReportKind,
-    UpdateEnforcementState,
+    self as pb, Compliance, DeploymentState, LeafNeed, Report, ReportKind, UpdateEnforcementState,
 };
 use prost::Message;
 
 use crate::Error;
+use crate::priority::Rules;
 use crate::scan::detection_of;
 use crate::store::{Kind, Registration, SavedState, Store, Writer, meta};
 
@@ -40,7 +41,7 @@ pub(crate) struct Packed {
 /// # Errors
 /// When the spool cannot be read or written.
 pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>, Error> {
-    let Some(pending) = store.read(Pending::read)? else {
+    let Some(pending) = store.read(|r| Pending::read(r, now))? else {
         return Ok(None);
     };
     let Pending {
@@ -49,6 +50,7 @@ pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>
         mut last,
         after,
         mut states,
+        rules,
         generation,
         acked_generation,
     } = pending;
@@ -75,6 +77,12 @@ pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>
         store.write(|w| left.iter().try_for_each(|state| w.renumber(state)))?;
     }
     let more = !left.is_empty();
+    // A full report is routine, whatever is in it: a site that asks everybody for everything must
+    // not fill the lane of what is urgent.
+    let priority = match states.iter().map(|state| rules.priority(state)).min() {
+        Some(priority) if !full => priority,
+        Some(_) | None => Priority::Normal,
+    };
     let generation = match left.iter().any(|state| state.kind == Kind::Detection) {
         false => generation,
         // Older than every update: there is no data about what is not listed yet.
@@ -92,16 +100,25 @@ pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>
             ReportKind::Delta
         }
         .into(),
-        priority: Priority::Normal.into(),
+        priority: priority.id().into(),
         reported_at: Some(convert::to_timestamp(now)),
         catalog_generation: generation,
         ..Report::default()
     };
     fill(&mut report, &states, full)?;
-    if !full && has_bad_news(&report) {
-        report.priority = Priority::UrgentUnspecified.into();
-    }
     Ok(Some(Packed { report, more }))
+}
+
+/// Whether everything that is to be sent can wait for a later routine report.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub(crate) fn can_wait(store: &Store, now: jiff::Timestamp) -> Result<bool, Error> {
+    let Some(pending) = store.read(|r| Pending::read(r, now))? else {
+        return Ok(false);
+    };
+    let low = |state: &SavedState| pending.rules.priority(state) == Priority::Low;
+    Ok(!pending.full && pending.states.iter().all(low))
 }
 
 /// What is to be sent, in one snapshot.
@@ -111,17 +128,21 @@ struct Pending {
     last: u64,
     after: u64,
     states: Vec<SavedState>,
+    rules: Rules,
     generation: u64,
     acked_generation: u64,
 }
 
 impl Pending {
-    fn read(r: &Writer<'_>) -> Result<Option<Self>, Error> {
+    fn read(r: &Writer<'_>, now: jiff::Timestamp) -> Result<Option<Self>, Error> {
         let registration = r.registration()?.ok_or(Error::NotEnrolled)?;
         let full = r.number(meta::FULL_WANTED)?.unwrap_or(0) != 0;
         let (last, acked) = r.marks()?;
         let after = if full { 0 } else { acked };
-        let states = r.changed_after(after)?;
+        let mut states = r.changed_after(after)?;
+        // What the site does not want to hear counts as told with the next report.
+        let rules = Rules::read(r, now)?;
+        states.retain(|state| rules.lets(state));
         if states.is_empty() {
             return Ok(None);
         }
@@ -131,6 +152,7 @@ impl Pending {
             last,
             after,
             states,
+            rules,
             generation: r.number(meta::SCANNED_GENERATION)?.unwrap_or(0),
             acked_generation: r.number(meta::ACKED_GENERATION)?.unwrap_or(0),
         }))
@@ -261,17 +283,6 @@ fn fill(report: &mut Report, states: &[SavedState], full: bool) -> Result<(), Er
     Ok(())
 }
 
-fn has_bad_news(report: &Report) -> bool {
-    let failed = |state: &UpdateEnforcementState| {
-        let state = u8::try_from(state.state)
-            .ok()
-            .and_then(UpdateEnforcement::from_id);
-        state.is_some_and(UpdateEnforcement::is_failure)
-    };
-    report.update_enforcements.iter().any(failed)
-        || report.health.as_ref().is_some_and(|health| !health.healthy)
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
@@ -359,6 +370,28 @@ mod tests {
         // The late acknowledgement of the first attempt leaves the newer state in the spool.
         acknowledge(&store, &lost).unwrap();
         assert_eq!(listed(&packed(&store).report), [(3, Detection::Required)]);
+    }
+
+    #[test]
+    fn only_what_need_not_be_known_soon_can_wait() {
+        let (_dir, store) = store();
+        let waits = || can_wait(&store, Timestamp::now()).unwrap();
+        detect(&store, 1, Detection::Required);
+        assert!(!waits(), "the first report is full");
+        acknowledge(&store, &packed(&store).report).unwrap();
+        assert!(!waits(), "there is nothing");
+        let inventory = pb::InventorySummary {
+            installed_packages: 7,
+            ..Default::default()
+        };
+        let put =
+            |w: &Writer<'_>| w.put_message(Kind::Inventory, b"", &inventory, Timestamp::now());
+        store.write(put).unwrap();
+        assert!(waits());
+        assert_eq!(packed(&store).report.priority(), pb::Priority::Low);
+        detect(&store, 2, Detection::Required);
+        assert!(!waits());
+        assert_eq!(packed(&store).report.priority(), pb::Priority::Normal);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 use crate::agent::Agent;
+use crate::priority::tell_more;
 use crate::store::{Kind, Registration, meta};
 use crate::{Error, wire};
 
@@ -143,6 +144,16 @@ impl Agent {
     /// # Errors
     /// When no management point answers, and [`Error::PolicyRefused`].
     pub async fn poll_policy(&self) -> Result<Polled, Error> {
+        let polled = self.ask_for_policy().await;
+        if let Err(error) = &polled
+            && self.renewed_after(error).await?
+        {
+            return self.ask_for_policy().await;
+        }
+        polled
+    }
+
+    async fn ask_for_policy(&self) -> Result<Polled, Error> {
         let registration = self.registration()?;
         let known = self
             .store()
@@ -192,6 +203,7 @@ impl Agent {
     ) -> Result<bool, Error> {
         let now = self.now();
         let held = self.store().read(|r| r.number(meta::POLICY_REVISION))?;
+        let before = self.policy()?;
         match verify(signed, registration, held.unwrap_or(0)) {
             Ok(policy) => {
                 faults::point("agent.policy.before_apply");
@@ -201,6 +213,7 @@ impl Agent {
                     w.set_number(meta::POLICY_REVISION, policy.revision)?;
                     w.set_time(meta::POLICY_RECEIVED_AT, now)?;
                     w.clear_attempts()?;
+                    tell_more(w, before.as_ref(), &policy)?;
                     w.put_message(Kind::Health, b"", &healthy(), now)
                 })?;
                 faults::point("agent.policy.applied");

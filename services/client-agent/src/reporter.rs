@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use muster_proto::convert;
-use muster_proto::state::ReportStatesRequest;
 use muster_proto::state::state_service_client::StateServiceClient;
+use muster_proto::state::{self as pb, ReportStatesRequest};
 use muster_runtime::{Role, faults};
 use prost::Message;
 
@@ -59,6 +59,9 @@ impl Agent {
             let answer = match answer {
                 Ok(answer) => answer.into_inner(),
                 Err(error) => {
+                    if self.renewed_after(&error).await? {
+                        continue;
+                    }
                     if error.code() == Some(tonic::Code::InvalidArgument) {
                         // A delta that can never be accepted must not stop the client for ever.
                         tracing::error!(%error, "report refused, a full one comes next");
@@ -75,6 +78,11 @@ impl Agent {
             sent.next_report_in = answer
                 .next_report_in
                 .and_then(|d| convert::from_duration("next_report_in", &d).ok());
+            let renew = |wish: pb::Wish| wish.kind() == pb::WishKind::RenewIdentity;
+            if answer.wish.is_some_and(renew) {
+                self.renew_identity().await?;
+                continue;
+            }
             if !packed.more {
                 break;
             }

@@ -7,11 +7,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use muster_proto::catalog::Classification;
+use muster_proto::policy::Verbosity;
 use muster_proto::report::{ComplianceSort, Coverage, ListAnswer, UpdateAnswer};
 use muster_proto::state::DeploymentEnforcement;
 
 use crate::commands::{
-    backlog, collection, context, create, delete, deployment, describe, get, login, report, sync,
+    backlog, client, collection, context, create, delete, deployment, describe, get, login, report,
+    sync,
 };
 use crate::output::Format;
 
@@ -83,6 +85,9 @@ Example:
         after_help = "Example:\n  muster delete deployment june --yes"
     )]
     Delete(delete::DeleteCommand),
+    /// Ask clients for what they hold
+    #[command(subcommand, after_help = "Example:\n  muster client resync web-01")]
+    Client(client::ClientCommand),
     /// Change who is in a collection
     #[command(
         subcommand,
@@ -243,6 +248,19 @@ pub(crate) fn coverage() -> impl TypedValueParser<Value = Coverage> {
 /// Reads the order of a compliance report: `title`.
 pub(crate) fn compliance_sort() -> impl TypedValueParser<Value = ComplianceSort> {
     named(&COMPLIANCE_SORTS)
+}
+
+/// Which states of a deployment clients send, as it is typed.
+const VERBOSITIES: [(&str, Verbosity); 4] = [
+    ("none", Verbosity::NoneUnspecified),
+    ("errors", Verbosity::Errors),
+    ("successes", Verbosity::Successes),
+    ("all", Verbosity::All),
+];
+
+/// Reads a verbosity: `errors`.
+pub(crate) fn verbosity() -> impl TypedValueParser<Value = Verbosity> {
+    named(&VERBOSITIES)
 }
 
 /// Values of the wire under the words that people type.

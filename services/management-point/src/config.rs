@@ -28,9 +28,15 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The broker.
     pub rabbitmq: muster_rabbitmq::Config,
+    /// How often the site server is asked what clients are to be told, and whom to refuse.
+    #[serde(default = "default_directions", with = "humantime_serde")]
+    pub directions_interval: Duration,
     /// How reports are gathered into messages.
     #[serde(default)]
     pub collect: Collect,
+    /// Bounds on the reports of one client.
+    #[serde(default)]
+    pub per_client: PerClient,
     /// Bounds on the one call without a certificate.
     #[serde(default)]
     pub enrol: Enrol,
@@ -47,7 +53,7 @@ pub struct Collect {
     pub max_wait: Duration,
     /// Bytes of reports that wait for the broker's confirm at most.
     pub max_bytes: u32,
-    /// When a client should send its next routine report.
+    /// How often clients should report until the site server has said so.
     #[serde(with = "humantime_serde")]
     pub next_report_in: Duration,
 }
@@ -61,6 +67,29 @@ impl Default for Collect {
             next_report_in: Duration::from_secs(15 * 60),
         }
     }
+}
+
+/// Bounds on the reports of one client.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PerClient {
+    /// Calls at once.
+    pub burst: u32,
+    /// Calls per minute, after the burst.
+    pub per_minute: u32,
+}
+
+impl Default for PerClient {
+    fn default() -> Self {
+        Self {
+            burst: 120,
+            per_minute: 120,
+        }
+    }
+}
+
+const fn default_directions() -> Duration {
+    Duration::from_secs(5)
 }
 
 /// Bounds on the one call without a certificate.
@@ -99,6 +128,11 @@ mod tests {
         assert_eq!(
             format!("{:?}", config.collect),
             format!("{:?}", Collect::default())
+        );
+        assert_eq!(config.directions_interval, default_directions());
+        assert_eq!(
+            format!("{:?}", config.per_client),
+            format!("{:?}", PerClient::default())
         );
         assert_eq!(
             format!("{:?}", config.enrol),

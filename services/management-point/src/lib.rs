@@ -25,7 +25,7 @@ use muster_runtime::{Role, Tasks};
 
 pub use config::Config;
 
-use crate::app::{Collector, Doorkeeper, Point};
+use crate::app::{Collector, Directions, Doorkeeper, Point, Turnstile};
 
 /// Time for calls in hand at the end, and then for what they handed over.
 const STOP_CALLS: Duration = Duration::from_secs(5);
@@ -63,15 +63,16 @@ pub async fn start(config: Config) -> anyhow::Result<ManagementPoint> {
     let (collector, inboxes) = Collector::new(&config);
     tasks::collect_reports(&config, inboxes, &tasks)?;
     let admin_addr = admin::serve(&config.admin, readiness.clone(), &tasks).await?;
-    let doorkeeper = Doorkeeper::new(&config.enrol);
-    let door = grpc::Door {
-        point: Arc::new(Point {
-            config,
-            site,
-            collector,
-            doorkeeper,
-        }),
-    };
+    let point = Arc::new(Point {
+        doorkeeper: Doorkeeper::new(&config.enrol),
+        turnstile: Turnstile::new(&config.per_client),
+        directions: Directions::default(),
+        config,
+        site,
+        collector,
+    });
+    tasks::follow(&point, &tasks);
+    let door = grpc::Door { point };
     let grpc = Server::new(server, grpc::access::TABLE)
         .allow_without_certificate()
         .descriptors(muster_proto::DESCRIPTORS)

@@ -37,6 +37,12 @@ pub struct Config {
     /// After these it is asked again while nothing comes, the last one for ever.
     #[serde(default = "default_resync_pauses")]
     pub resync_pauses: Vec<Pause>,
+    /// How far the interval at which clients report is stretched while there is a backlog.
+    #[serde(default = "default_report_interval_max", with = "humantime_serde")]
+    pub report_interval_max: Duration,
+    /// How long a machine whose certificate was replaced may still ask for one of its own.
+    #[serde(default = "default_renewal_grace", with = "humantime_serde")]
+    pub renewal_grace: Duration,
     /// How often distribution points are asked whether they still have what they said they have.
     #[serde(default = "default_content_check", with = "humantime_serde")]
     pub content_check_interval: Duration,
@@ -208,6 +214,14 @@ const fn default_resync_after() -> Duration {
     Duration::from_secs(120)
 }
 
+const fn default_report_interval_max() -> Duration {
+    Duration::from_secs(2 * 3600)
+}
+
+const fn default_renewal_grace() -> Duration {
+    Duration::from_secs(30 * 24 * 3600)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +234,8 @@ mod tests {
         );
         let config: Config = muster_runtime::config::load(path).unwrap();
         assert_eq!(config.site_code.as_str(), "P01");
+        assert_eq!(config.report_interval_max, default_report_interval_max());
+        assert_eq!(config.renewal_grace, default_renewal_grace());
         assert_eq!(
             config.client_settings.scan_jitter,
             ClientSettings::default().scan_jitter

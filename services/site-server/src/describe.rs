@@ -34,6 +34,14 @@ pub(crate) fn describe() {
         "Clients that were asked for a full report and have not sent it yet."
     );
     describe_gauge!(
+        "muster_state_report_interval_seconds",
+        "How often clients are told to report: longer than the setting while there is a backlog."
+    );
+    describe_counter!(
+        "muster_identities_renewed_total",
+        "Machines under one identity that got a key of their own, by outcome."
+    );
+    describe_gauge!(
         "muster_state_quarantined",
         "Messages in quarantine: they could not be recorded and wait for an administrator."
     );

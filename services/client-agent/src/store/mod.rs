@@ -67,6 +67,7 @@ pub(crate) mod meta {
     pub(crate) const POLICY_KEYS: &str = "policy_keys";
     pub(crate) const LOCATIONS: &str = "locations";
     pub(crate) const INSTANCE: &str = "instance";
+    pub(crate) const NEXT_IDENTITY: &str = "next_identity";
     pub(crate) const NEXT_SERIAL: &str = "next_serial";
     pub(crate) const ACKED_SERIAL: &str = "acked_serial";
     pub(crate) const ACKED_GENERATION: &str = "acked_generation";

@@ -1,14 +1,13 @@
 //! The agent is killed before each of its writes, one after the other, and started again: the
 //! machine and the site always end where they would have without it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use client_agent::provider::simulated::Simulated;
 use client_agent::{Agent, Error, Mode, Options, Trigger};
 use muster_domain::states::{Detection, UpdateEnforcement};
 
-use crate::world::{BASH, NEW, World, ZSH, machine};
+use crate::world::{BASH, NEW, World, ZSH, copy, machine};
 
 async fn everything(agent: &Agent) -> Result<(), Error> {
     agent.poll_policy().await?;
@@ -17,19 +16,6 @@ async fn everything(agent: &Agent) -> Result<(), Error> {
     agent.enforce(Mode::Due).await?;
     agent.send_reports().await?;
     Ok(())
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ mod crashes;
 mod downloads;
 mod enforcement;
 mod enrolment;
+mod identities;
+mod priorities;
 mod reports;
 mod scans;
 mod site;

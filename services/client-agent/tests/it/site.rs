@@ -1,7 +1,7 @@
 //! A site in this process: management point and software update point with what a test puts in
 //! them, and a table of what the site would hold after all reports it took.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use muster_proto::client::registration_service_server::{
 };
 use muster_proto::client::{
     EnrolRequest, EnrolResponse, GetLocationsRequest, GetLocationsResponse, Locations,
-    RegisterRequest, RegisterResponse, SignedPolicy,
+    RegisterRequest, RegisterResponse, RenewIdentityRequest, RenewIdentityResponse, SignedPolicy,
 };
 use muster_proto::policy::policy_service_server::{PolicyService, PolicyServiceServer};
 use muster_proto::policy::{GetPolicyRequest, GetPolicyResponse, Policy};
 use muster_proto::state::state_service_server::{StateService, StateServiceServer};
 use muster_proto::state::{
     RelayReportsRequest, RelayReportsResponse, Report, ReportKind, ReportStatesRequest,
-    ReportStatesResponse,
+    ReportStatesResponse, Wish, WishKind,
 };
 use muster_runtime::auth::{self, Caller, Table};
 use muster_runtime::grpc::{Handle, Server, ServerConfig};
@@ -42,6 +42,10 @@ const TABLE: Table = &[
         &[Caller::Anyone],
     ),
     ("/muster.client.v1.RegistrationService/Register", CLIENT),
+    (
+        "/muster.client.v1.RegistrationService/RenewIdentity",
+        CLIENT,
+    ),
     ("/muster.client.v1.RegistrationService/GetLocations", CLIENT),
     ("/muster.policy.v1.PolicyService/GetPolicy", CLIENT),
     ("/muster.state.v1.StateService/ReportStates", CLIENT),
@@ -65,6 +69,22 @@ pub(crate) struct Known {
     pub(crate) scans: Vec<GetScanMetadataRequest>,
     pub(crate) reports: Vec<Report>,
     pub(crate) held: Held,
+    pub(crate) identities: Identities,
+}
+
+/// Who is separated from whom.
+#[derive(Default)]
+pub(crate) struct Identities {
+    /// Whose reports are answered with the wish for another identity.
+    pub(crate) forked: Option<ClientId>,
+    /// The machine that enrolled.
+    pub(crate) original: Vec<u8>,
+    /// Fingerprints of certificates that others took the place of.
+    pub(crate) replaced: HashSet<String>,
+    /// The answers by public key.
+    pub(crate) answers: HashMap<Vec<u8>, RenewIdentityResponse>,
+    /// Answer with UNAVAILABLE after doing what was asked, as when the answer is lost.
+    pub(crate) answer_lost: bool,
 }
 
 /// What a site holds: per state the value of the highest (epoch, serial).
@@ -282,6 +302,16 @@ struct Service {
 }
 
 impl Service {
+    /// Refuses who shows a certificate that was replaced.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let peer = auth::peer(request).and_then(|peer| peer.fingerprint.clone());
+        let replaced = &self.known().identities.replaced;
+        match peer {
+            Some(peer) if replaced.contains(&*peer) => Err(denied("CERTIFICATE_REPLACED")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -337,6 +367,44 @@ impl RegistrationService for Service {
         }))
     }
 
+    async fn renew_identity(
+        &self,
+        request: Request<RenewIdentityRequest>,
+    ) -> Result<Response<RenewIdentityResponse>, Status> {
+        let caller: ClientId = auth::identity(&request)?.name.parse().unwrap();
+        let peer = auth::peer(&request).unwrap().fingerprint.clone().unwrap();
+        let request = request.into_inner();
+        let csr = rustls_pki_types::CertificateSigningRequestDer::from(request.csr.to_vec());
+        let csr = rcgen::CertificateSigningRequestParams::from_der(&csr).unwrap();
+        let key = rcgen::PublicKeyData::der_bytes(&csr.public_key).to_vec();
+        let mut known = self.known();
+        let identities = &mut known.identities;
+        let answer = identities.answers.get(&key).cloned().unwrap_or_else(|| {
+            let machine = request.machine.unwrap_or_default();
+            let keeps = machine.machine_id_hash == identities.original;
+            let (client, epoch) = if keeps {
+                identities.replaced.insert(peer.to_string());
+                identities.forked = None;
+                (caller, 9)
+            } else {
+                (ClientId::generate(), 1)
+            };
+            let identity = Identity::new(Role::Client, "P01", client.to_string()).unwrap();
+            let day = Duration::from_secs(24 * 3600);
+            let leaf = self.ca.sign_csr(&request.csr, &identity, day).unwrap();
+            RenewIdentityResponse {
+                client_id: client.as_bytes().to_vec().into(),
+                epoch,
+                certificate_chain: vec![leaf.der.into()],
+            }
+        });
+        identities.answers.insert(key, answer.clone());
+        if std::mem::take(&mut identities.answer_lost) {
+            return Err(status(Kind::Unavailable, "BROKER_AWAY", "lost"));
+        }
+        Ok(Response::new(answer))
+    }
+
     async fn get_locations(
         &self,
         _: Request<GetLocationsRequest>,
@@ -352,6 +420,7 @@ impl PolicyService for Service {
         &self,
         request: Request<GetPolicyRequest>,
     ) -> Result<Response<GetPolicyResponse>, Status> {
+        self.admit(&request)?;
         let mut known = self.known();
         if known.blocked {
             return Err(denied("CLIENT_BLOCKED"));
@@ -383,6 +452,7 @@ impl StateService for Service {
         &self,
         request: Request<ReportStatesRequest>,
     ) -> Result<Response<ReportStatesResponse>, Status> {
+        self.admit(&request)?;
         let client = auth::identity(&request)?.name.clone();
         let mut known = self.known();
         let unavailable = || status(Kind::Unavailable, "BROKER_AWAY", "the broker is away");
@@ -400,9 +470,15 @@ impl StateService for Service {
         if known.unavailable == Some(true) {
             return Err(unavailable());
         }
+        let forked = known.identities.forked;
+        let renew = forked.is_some_and(|forked| forked.to_string() == client);
+        let wish = renew.then(|| Wish {
+            kind: WishKind::RenewIdentity.into(),
+            ..Default::default()
+        });
         Ok(Response::new(ReportStatesResponse {
             next_report_in: None,
-            wish: None,
+            wish,
         }))
     }
 }

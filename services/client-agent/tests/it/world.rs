@@ -1,6 +1,7 @@
 //! What most tests need: a site, one enrolled client over a pretend machine, a catalog in which
 //! `bash` and `zsh` are updated, and a deployment of both.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use client_agent::{Agent, Options};
 use muster_domain::{ClientId, DeploymentId};
 use muster_proto::catalog::{GetScanMetadataResponse, ScanLeaf, ScanSuite, ScanUpdate};
 use muster_proto::convert::{to_duration, to_timestamp};
-use muster_proto::policy::{ClientSettings, Deployment, Policy, PolicyFile, PolicyUpdate};
+use muster_proto::policy::{
+    ClientSettings, Deployment, Policy, PolicyFile, PolicyUpdate, Verbosity,
+};
 use sha2::{Digest, Sha256};
 
 use crate::site::Site;
@@ -102,6 +105,7 @@ impl World {
                 available_at: at(available),
                 deadline_at: deadline.and_then(at),
                 update_numbers: vec![BASH, ZSH],
+                verbosity: Verbosity::All.into(),
                 ..Default::default()
             }],
             updates: vec![update(BASH, "bash"), update(ZSH, "zsh")],
@@ -151,5 +155,19 @@ fn catalog() -> GetScanMetadataResponse {
             ..Default::default()
         }],
         ..Default::default()
+    }
+}
+
+/// Copies a folder with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }

@@ -10,9 +10,10 @@ use muster_proto::collection::CreateCollectionRequest;
 use muster_proto::content::{CreatePackageRequest, GetPackageRequest};
 use muster_proto::convert::{to_duration, to_timestamp};
 use muster_proto::deployment::CreateDeploymentRequest;
+use muster_proto::policy::Verbosity;
 
 use super::get::{Filter, collection_id};
-use crate::cli::moment;
+use crate::cli::{moment, verbosity};
 use crate::client::{Patience, Site};
 use crate::failure::{Failure, Kind};
 use crate::output::text::at;
@@ -118,6 +119,9 @@ pub(crate) struct DeploymentArgs {
     /// Never restart a client for it
     #[arg(long)]
     suppress_restart: bool,
+    /// Which states of it clients send: with errors, restarts that are pending are not seen
+    #[arg(long, value_name = "LEVEL", default_value = "all", value_parser = verbosity())]
+    verbosity: Verbosity,
 }
 
 /// Updates by list or by number.
@@ -176,6 +180,7 @@ pub(crate) async fn run(
                 available_at: args.available.map(to_timestamp),
                 deadline_at: args.deadline.map(to_timestamp),
                 suppress_restart: args.suppress_restart,
+                verbosity: Some(args.verbosity.into()),
             };
             let answer = site
                 .deployments()

@@ -2,6 +2,7 @@
 //! time limit and keeps watches alive while a site server restarts.
 
 pub(crate) mod backlog;
+pub(crate) mod client;
 pub(crate) mod collection;
 pub(crate) mod context;
 pub(crate) mod create;
@@ -53,6 +54,7 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> Result<(), Failure> {
             | Command::Describe(_)
             | Command::Create(_)
             | Command::Delete(_)
+            | Command::Client(_)
             | Command::Collection(_)
             | Command::Sync(_)
             | Command::Deployment(_)
@@ -77,6 +79,7 @@ async fn ask(command: Command, site: &Site, printer: &Printer) -> Result<(), Fai
         Command::Describe(command) => describe::run(command, site, printer).await,
         Command::Create(command) => create::run(command, site, printer).await,
         Command::Delete(command) => delete::run(command, site, printer).await,
+        Command::Client(command) => client::run(command, site, printer).await,
         Command::Collection(command) => collection::run(command, site, printer).await,
         Command::Sync(command) => sync::run(command, site, printer).await,
         Command::Deployment(command) => deployment::run(command, site, printer).await,
@@ -101,6 +104,7 @@ impl Command {
             | Self::Context(_)
             | Self::Get(_)
             | Self::Describe(_)
+            | Self::Client(_)
             | Self::Collection(_)
             | Self::Report(_)
             | Self::Completions { .. } => false,

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use muster_domain::states::Scan;
 use muster_proto::client::{
     Client, CreateEnrolmentTokensResponse, GetClientResponse, ListClientsResponse,
+    ResyncClientsResponse,
 };
 
 use super::{Answer, state};
@@ -70,7 +71,24 @@ impl Answer for GetClientResponse {
             "" => scan(&client),
             detail => format!("{}: {detail}", scan(&client)),
         };
-        vec![Block::Pairs(vec![
+        let stream = self.stream.clone().unwrap_or_default();
+        let what = if stream.full_wanted {
+            "everything"
+        } else {
+            "what is missing"
+        };
+        let asked = match stream.asks {
+            _ if stream.ask_at.is_none() => "-".to_owned(),
+            0 => format!("not yet for {what}"),
+            1 => format!("once for {what}"),
+            asks => format!("{asks} times for {what}"),
+        };
+        let clones: Vec<String> = self.clone_ids.iter().map(|clone| id(clone)).collect();
+        let separated = match self.separated_from_id.as_ref() {
+            [] => String::new(),
+            from => format!("a clone of {}", id(from)),
+        };
+        let mut pairs = vec![
             ("Client", client.host_name.clone()),
             ("Id", id(&client.client_id)),
             ("System", system(&client)),
@@ -83,6 +101,11 @@ impl Answer for GetClientResponse {
             ("Collections", self.collections.join(", ")),
             ("Enrolled", at(client.enrolled_at.as_ref(), now)),
             ("Epoch", client.epoch.to_string()),
+            ("Recorded to serial", stream.contiguous_serial.to_string()),
+            ("Last serial seen", stream.highest_serial.to_string()),
+            ("Gap since", at(stream.gap_since.as_ref(), now)),
+            ("Asked", asked),
+            ("Asked next", at(stream.ask_at.as_ref(), now)),
             ("Last report", at(client.last_report_at.as_ref(), now)),
             ("Last policy", at(client.last_policy_at.as_ref(), now)),
             ("Last scan", at(client.last_scanned_at.as_ref(), now)),
@@ -92,7 +115,22 @@ impl Answer for GetClientResponse {
             ("Updates installed", client.installed.to_string()),
             ("Updates unknown", client.unknown.to_string()),
             ("Restart pending", restart),
-        ])]
+        ];
+        // What hardly any client has.
+        let rare = [
+            ("Used twice since", at(stream.forked_at.as_ref(), now)),
+            (
+                "Identity renewed",
+                at(self.identity_renewed_at.as_ref(), now),
+            ),
+            ("Separated", separated),
+            ("Clones", clones.join(", ")),
+        ];
+        pairs.extend(
+            rare.into_iter()
+                .filter(|(_, value)| !value.is_empty() && value != "-"),
+        );
+        vec![Block::Pairs(pairs)]
     }
 
     fn names(&self) -> Vec<String> {
@@ -100,6 +138,22 @@ impl Answer for GetClientResponse {
             .iter()
             .map(|client| id(&client.client_id))
             .collect()
+    }
+}
+
+impl Answer for ResyncClientsResponse {
+    const MESSAGE: &'static str = "muster.client.v1.ResyncClientsResponse";
+
+    fn blocks(&self, _now: Timestamp) -> Vec<Block> {
+        let clients = match self.clients {
+            1 => "1 client".to_owned(),
+            clients => format!("{clients} clients"),
+        };
+        vec![Block::Line(format!("{clients} asked for a full report"))]
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 

@@ -9,7 +9,7 @@ use muster_proto::deployment::{
 
 use super::{Answer, created, state};
 use crate::output::table::Block;
-use crate::output::text::{ago, at, id};
+use crate::output::text::{ago, at, id, word};
 
 fn names(deployments: &[Deployment]) -> Vec<String> {
     deployments
@@ -25,6 +25,13 @@ fn restart(deployment: &Deployment) -> String {
         "allowed"
     })
     .to_owned()
+}
+
+/// Which states of it clients send.
+fn verbosity(deployment: &Deployment) -> String {
+    let name = deployment.verbosity().as_str_name();
+    let name = name.strip_suffix("_UNSPECIFIED").unwrap_or(name);
+    word(name, "VERBOSITY_")
 }
 
 impl Answer for ListDeploymentsResponse {
@@ -87,6 +94,7 @@ impl Answer for GetDeploymentResponse {
             ("Available", at(deployment.available_at.as_ref(), now)),
             ("Deadline", deadline),
             ("Restart", restart(&deployment)),
+            ("Verbosity", verbosity(&deployment)),
             ("Created", at(deployment.created_at.as_ref(), now)),
         ])];
         blocks.extend(summary(self.summary.as_ref()));

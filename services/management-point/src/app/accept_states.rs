@@ -2,15 +2,44 @@
 //! confirmed all of them.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
 use muster_domain::ClientId;
-use muster_proto::state::ReportEnvelope;
+use muster_proto::convert;
+use muster_proto::state::{ReportEnvelope, ReportStatesResponse};
 use muster_runtime::{faults, telemetry};
 
 use super::{Error, Point};
+use crate::config;
+use crate::domain::bucket::Buckets;
+use crate::domain::pace::next_report_in;
 use crate::domain::report::{self, Lane, MAX_RELAYED, MAX_REPORTS, Refused};
+
+/// Clients whose calls are counted at most; more are let pass, their certificates bound how many.
+const MAX_CLIENTS: usize = 100_000;
+
+/// Holds back a client that reports far too often.
+#[derive(Debug)]
+pub(crate) struct Turnstile(Mutex<Buckets<ClientId>>);
+
+impl Turnstile {
+    pub(crate) fn new(config: &config::PerClient) -> Self {
+        let buckets = Buckets::new(config.burst, config.per_minute, MAX_CLIENTS);
+        Self(Mutex::new(buckets))
+    }
+
+    fn admit(&self, client: ClientId) -> Result<(), Error> {
+        let now = Instant::now();
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !buckets.has_room_for(&client, now) {
+            return Ok(());
+        }
+        buckets.take(client, now).map_err(Error::TooManyReports)
+    }
+}
 
 /// Accepts reports of `client`. `Ok` means that the broker has all of them on stable storage;
 /// otherwise none may be forgotten, and sending all of them again is harmless.
@@ -18,7 +47,10 @@ pub(crate) async fn accept_states(
     point: &Point,
     client: ClientId,
     reports: Vec<Bytes>,
-) -> Result<(), Error> {
+) -> Result<ReportStatesResponse, Error> {
+    point.turnstile.admit(client).inspect_err(|_| {
+        metrics::counter!("muster_reports_held_back_total").increment(1);
+    })?;
     if reports.is_empty() || reports.len() > MAX_REPORTS {
         return Err(Refused::Count.into());
     }
@@ -34,7 +66,19 @@ pub(crate) async fn accept_states(
             received_at: Some(received_at),
         });
     }
-    hand_over(point, lanes).await
+    hand_over(point, lanes).await?;
+    let interval = point.directions.interval();
+    let interval = interval.unwrap_or(point.config.collect.next_report_in);
+    let next = next_report_in(client, interval, since_1970());
+    Ok(ReportStatesResponse {
+        next_report_in: Some(convert::to_duration(next)),
+        wish: point.directions.wish_for(client),
+    })
+}
+
+fn since_1970() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default()
 }
 
 /// Accepts reports that another management point has taken from its clients. It says whose they
@@ -60,6 +104,8 @@ pub(crate) async fn relay_reports(
 type Lanes = BTreeMap<Lane, Vec<ReportEnvelope>>;
 
 async fn hand_over(point: &Point, lanes: Lanes) -> Result<(), Error> {
+    let urgent = lanes.keys().all(|lane| *lane == Lane::Urgent);
+    let _call = (!urgent).then(|| point.collector.admit()).transpose()?;
     let handed = lanes
         .into_iter()
         .map(|(lane, reports)| point.collector.hand_over(lane, reports));

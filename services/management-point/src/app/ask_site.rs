@@ -4,12 +4,14 @@
 use muster_domain::ClientId;
 use muster_proto::client::{
     GetClientLocationsRequest, GetClientPolicyRequest, GetLocationsResponse, RegisterClientRequest,
-    RegisterRequest, RegisterResponse,
+    RegisterRequest, RegisterResponse, RenewClientIdentityRequest, RenewIdentityRequest,
+    RenewIdentityResponse,
 };
 use muster_proto::policy::{GetPolicyRequest, GetPolicyResponse};
 use muster_runtime::status::{self, Kind};
 use tonic::{Code, Status};
 
+use super::enrol::check;
 use super::{Error, Point};
 
 /// A client's policy.
@@ -58,6 +60,31 @@ pub(crate) async fn register(
     answer.into_inner().response.ok_or_else(empty)
 }
 
+/// A new key, and maybe a new id, for one of the machines that use a client's identity.
+/// `fingerprint` is that of the certificate it called under.
+pub(crate) async fn renew_identity(
+    point: &Point,
+    client: ClientId,
+    fingerprint: &str,
+    request: RenewIdentityRequest,
+) -> Result<RenewIdentityResponse, Error> {
+    let facts = request.machine.as_ref();
+    check(&request.csr, facts)?;
+    let fingerprint = hex::decode(fingerprint).map_err(|_| Error::NotAClient)?;
+    let request = RenewClientIdentityRequest {
+        client_id: client.as_bytes().to_vec().into(),
+        fingerprint: fingerprint.into(),
+        request: Some(request),
+    };
+    let answer = point
+        .site
+        .clone()
+        .renew_client_identity(request)
+        .await
+        .map_err(judge)?;
+    answer.into_inner().response.ok_or_else(empty)
+}
+
 /// Where a client finds its servers.
 pub(crate) async fn get_locations(
     point: &Point,
@@ -84,10 +111,11 @@ pub(super) fn empty() -> Error {
 
 /// What the site may say about a client, and the client is told. Any other answer (our own
 /// certificate was refused, a fault, no answer) must not make a client stop or drop its data.
-const ABOUT_THE_CLIENT: [&str; 5] = [
+const ABOUT_THE_CLIENT: [&str; 6] = [
     "CLIENT_BLOCKED",
     "UNKNOWN_CLIENT",
     "TOKEN_REFUSED",
+    "RENEWAL_NOT_ASKED",
     "INVALID_CSR",
     "INVALID_FIELD",
 ];

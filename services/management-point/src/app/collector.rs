@@ -2,24 +2,63 @@
 //! makes messages of what waits here and tells each caller what the broker said.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use muster_proto::state::ReportEnvelope;
+use muster_runtime::status::{HasKind, Kind};
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use super::Error;
 use crate::config::Config;
+use crate::domain::pressure::Pressure;
 use crate::domain::report::Lane;
 
 /// Calls that wait in one lane.
 const QUEUE: usize = 4_096;
+/// Calls with anything but urgent reports that wait together. The server takes a thousand calls at
+/// once: the rest is for urgent reports, policy and enrolment, so that a flood of reports, or a
+/// broker that is slow to confirm them, stops nothing else.
+const ROUTINE_CALLS: usize = 750;
+/// Which part of the bytes of all other lanes may wait in the urgent one beside them.
+const URGENT_PART: usize = 8;
 
 /// Where calls hand their reports over. Who finds it full is told so at once.
 #[derive(Debug)]
 pub(crate) struct Collector {
     lanes: HashMap<Lane, mpsc::Sender<Handed>>,
+    routine: Room,
+    urgent: Room,
+    calls: Semaphore,
+    pressure: Mutex<Pressure>,
+}
+
+/// What may wait.
+#[derive(Debug)]
+struct Room {
     bytes: Arc<Semaphore>,
+    max_bytes: usize,
+}
+
+impl Room {
+    fn new(max_bytes: usize) -> Self {
+        Self {
+            bytes: Arc::new(Semaphore::new(max_bytes)),
+            max_bytes,
+        }
+    }
+
+    fn take(&self, size: usize) -> Option<OwnedSemaphorePermit> {
+        let size = u32::try_from(size).ok()?;
+        Arc::clone(&self.bytes).try_acquire_many_owned(size).ok()
+    }
+
+    /// Which part of the bytes is taken, from 0 to 1.
+    #[allow(clippy::cast_precision_loss)] // bytes in memory
+    fn taken(&self) -> f64 {
+        1.0 - self.bytes.available_permits() as f64 / self.max_bytes.max(1) as f64
+    }
 }
 
 /// The other end of each lane.
@@ -65,8 +104,24 @@ impl Collector {
             lanes.insert(lane, sender);
             inboxes.push((lane, receiver));
         }
-        let bytes = Arc::new(Semaphore::new(config.collect.max_bytes as usize));
-        (Self { lanes, bytes }, inboxes)
+        let max_bytes = config.collect.max_bytes as usize;
+        let collector = Self {
+            lanes,
+            routine: Room::new(max_bytes),
+            urgent: Room::new(max_bytes / URGENT_PART),
+            calls: Semaphore::new(ROUTINE_CALLS),
+            pressure: Mutex::new(Pressure::new(Instant::now())),
+        };
+        (collector, inboxes)
+    }
+
+    /// Lets a call in that brings more than urgent reports.
+    ///
+    /// # Errors
+    /// [`Error::CollectorFull`] when too many wait.
+    pub(crate) fn admit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        let full = |_| self.turn_away(1.0, Error::CollectorFull);
+        self.calls.try_acquire().map_err(full)
     }
 
     /// Hands reports over; `Ok` when the broker has confirmed the messages they went out in.
@@ -76,10 +131,12 @@ impl Collector {
         reports: Vec<ReportEnvelope>,
     ) -> Result<(), Error> {
         let size: usize = reports.iter().map(Message::encoded_len).sum();
-        let permits = u32::try_from(size).map_err(|_| full())?;
-        let room = Arc::clone(&self.bytes)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| full())?;
+        let place = match lane {
+            Lane::Urgent => &self.urgent,
+            Lane::Shard(_) => &self.routine,
+        };
+        let full = || self.turn_away(place.taken(), Error::CollectorFull);
+        let room = place.take(size).ok_or_else(full)?;
         let (reply, answer) = oneshot::channel();
         let caller = Caller { reply, _room: room };
         let handed = Handed {
@@ -92,11 +149,25 @@ impl Collector {
             mpsc::error::TrySendError::Full(_) => full(),
             mpsc::error::TrySendError::Closed(_) => Error::Stopping,
         })?;
-        answer.await.unwrap_or(Err(Error::Stopping))
+        match answer.await.unwrap_or(Err(Error::Stopping)) {
+            Ok(()) => {
+                self.pressure().served(Instant::now());
+                Ok(())
+            }
+            Err(Error::Broker(error)) if error.kind() == Kind::Exhausted => {
+                Err(self.turn_away(1.0, |delay| Error::BrokerFull(delay, error)))
+            }
+            Err(error) => Err(error),
+        }
     }
-}
 
-fn full() -> Error {
-    metrics::counter!("muster_reports_put_off_total").increment(1);
-    Error::CollectorFull
+    fn turn_away(&self, taken: f64, error: impl FnOnce(Duration) -> Error) -> Error {
+        metrics::counter!("muster_reports_put_off_total").increment(1);
+        let random = rand::random_range(0.0..=1.0);
+        error(self.pressure().turn_away(taken, random, Instant::now()))
+    }
+
+    fn pressure(&self) -> MutexGuard<'_, Pressure> {
+        self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

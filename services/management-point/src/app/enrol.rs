@@ -11,12 +11,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::ask_site::{empty, judge};
 use super::{Error, Point};
 use crate::config;
-use crate::domain::bucket::Buckets;
+use crate::domain::bucket::{Buckets, network};
 
 /// Longest signing request, in bytes.
 const MAX_CSR: usize = 8 * 1024;
 /// Longest token, and longest fact about a machine, in bytes.
 const MAX_TEXT: usize = 256;
+/// Addresses of strangers that are remembered at most.
+const MAX_ADDRESSES: usize = 10_000;
 /// What a stranger is asked to wait when others are being enrolled.
 const WHEN_BUSY: Duration = Duration::from_secs(2);
 
@@ -24,21 +26,21 @@ const WHEN_BUSY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Doorkeeper {
     at_once: Semaphore,
-    buckets: Mutex<Buckets>,
+    buckets: Mutex<Buckets<IpAddr>>,
 }
 
 impl Doorkeeper {
     pub(crate) fn new(config: &config::Enrol) -> Self {
         Self {
             at_once: Semaphore::new(config.concurrency.max(1)),
-            buckets: Mutex::new(Buckets::new(config.burst, config.per_minute)),
+            buckets: Mutex::new(Buckets::new(config.burst, config.per_minute, MAX_ADDRESSES)),
         }
     }
 
     fn admit(&self, from: IpAddr) -> Result<SemaphorePermit<'_>, Error> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         buckets
-            .take(from, Instant::now())
+            .take(network(from), Instant::now())
             .map_err(Error::TooManyEnrolments)?;
         self.at_once
             .try_acquire()
@@ -55,7 +57,10 @@ pub(crate) async fn enrol(
     let _permit = point.doorkeeper.admit(from).inspect_err(|_| {
         metrics::counter!("muster_enrolments_refused_total").increment(1);
     })?;
-    check(&request)?;
+    if request.token.is_empty() || request.token.len() > MAX_TEXT {
+        return Err(Error::Invalid("the token is missing or too long"));
+    }
+    check(&request.csr, request.machine.as_ref())?;
     let request = EnrolClientRequest {
         request: Some(request),
     };
@@ -68,15 +73,13 @@ pub(crate) async fn enrol(
     answer.into_inner().response.ok_or_else(empty)
 }
 
-fn check(request: &EnrolRequest) -> Result<(), Error> {
-    if request.token.is_empty() || request.token.len() > MAX_TEXT {
-        return Err(Error::Invalid("the token is missing or too long"));
-    }
-    if request.csr.is_empty() || request.csr.len() > MAX_CSR {
+/// Looks at what a machine says about itself and at its signing request.
+pub(super) fn check(csr: &[u8], machine: Option<&MachineFacts>) -> Result<(), Error> {
+    if csr.is_empty() || csr.len() > MAX_CSR {
         return Err(Error::Invalid("the signing request is missing or too long"));
     }
     let none = MachineFacts::default();
-    let facts = request.machine.as_ref().unwrap_or(&none);
+    let facts = machine.unwrap_or(&none);
     let texts = [
         &facts.host_name,
         &facts.os_id,

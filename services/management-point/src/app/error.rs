@@ -18,9 +18,21 @@ pub(crate) enum Error {
     /// The certificate does not name a client of this site.
     #[error("the certificate does not name a client of this site")]
     NotAClient,
+    /// The certificate is that of a deleted client.
+    #[error("this client was deleted")]
+    Blocked,
+    /// The client has another certificate by now.
+    #[error("another certificate took the place of this one")]
+    Replaced,
+    /// A client reports far too often.
+    #[error("too many reports of one client")]
+    TooManyReports(Duration),
     /// Too many reports wait for the broker.
     #[error("too many reports are waiting")]
-    CollectorFull,
+    CollectorFull(Duration),
+    /// The broker takes no more of them.
+    #[error("too many reports are waiting in the broker")]
+    BrokerFull(Duration, #[source] Arced),
     /// The broker did not confirm.
     #[error("the broker has not confirmed the reports")]
     Broker(#[source] Arced),
@@ -45,17 +57,20 @@ pub(crate) enum Error {
 /// One failure of the broker, told to every report that was in the message.
 pub(crate) type Arced = std::sync::Arc<muster_rabbitmq::Error>;
 
-/// Clients that were turned away because of load come back after this, and their own jitter.
-const WHEN_FULL: Duration = Duration::from_secs(5);
+/// Clients that found something away come back after this, and their own jitter.
 const WHEN_AWAY: Duration = Duration::from_secs(10);
-const WHEN_QUEUE_FULL: Duration = Duration::from_secs(60);
 
 impl HasKind for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Report(Refused::Foreign) | Self::NotAClient => Kind::Denied,
+            Self::Report(Refused::Foreign) | Self::NotAClient | Self::Blocked | Self::Replaced => {
+                Kind::Denied
+            }
             Self::Report(_) | Self::Invalid(_) => Kind::Invalid,
-            Self::CollectorFull | Self::TooManyEnrolments(_) => Kind::Exhausted,
+            Self::CollectorFull(_)
+            | Self::BrokerFull(..)
+            | Self::TooManyReports(_)
+            | Self::TooManyEnrolments(_) => Kind::Exhausted,
             // Whatever is wrong between us and the broker, the client keeps its reports.
             Self::Broker(error) => match error.kind() {
                 Kind::Exhausted => Kind::Exhausted,
@@ -79,8 +94,11 @@ impl HasKind for Error {
             Self::Report(Refused::Count) => "REPORT_COUNT",
             Self::Report(Refused::Field(_)) | Self::Invalid(_) => "INVALID_FIELD",
             Self::NotAClient => "NOT_A_CLIENT",
-            Self::CollectorFull => "COLLECTOR_FULL",
-            Self::Broker(error) => error.reason(),
+            Self::Blocked => "CLIENT_BLOCKED",
+            Self::Replaced => "CERTIFICATE_REPLACED",
+            Self::TooManyReports(_) => "TOO_MANY_REPORTS",
+            Self::CollectorFull(_) => "COLLECTOR_FULL",
+            Self::Broker(error) | Self::BrokerFull(_, error) => error.reason(),
             Self::Stopping => "STOPPING",
             Self::TooManyEnrolments(_) => "TOO_MANY_ENROLMENTS",
             Self::Site(_) => "SITE_SERVER_UNAVAILABLE",
@@ -90,16 +108,17 @@ impl HasKind for Error {
 
     fn retry_delay(&self) -> Option<Duration> {
         match self {
-            Self::CollectorFull => Some(WHEN_FULL),
-            Self::Broker(error) if matches!(**error, muster_rabbitmq::Error::Full { .. }) => {
-                Some(WHEN_QUEUE_FULL)
-            }
+            Self::CollectorFull(delay)
+            | Self::BrokerFull(delay, _)
+            | Self::TooManyReports(delay)
+            | Self::TooManyEnrolments(delay) => Some(*delay),
             Self::Broker(_) => Some(WHEN_AWAY),
-            Self::TooManyEnrolments(delay) => Some(*delay),
             Self::Site(_) => Some(WHEN_AWAY),
             Self::Report(_)
             | Self::Invalid(_)
             | Self::NotAClient
+            | Self::Blocked
+            | Self::Replaced
             | Self::Stopping
             | Self::Refused { .. } => None,
         }

@@ -1,20 +1,24 @@
-//! How often somebody without a certificate may knock: a bucket of tokens per address. Time comes
-//! in as an argument.
+//! How often somebody may knock: a bucket of tokens for each address of strangers and for each
+//! client. Time comes in as an argument.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Addresses that are remembered at most.
-const MAX_ADDRESSES: usize = 10_000;
-
-/// The buckets of all addresses.
+/// The buckets of everybody, as many as are remembered at most.
 #[derive(Debug)]
-pub(crate) struct Buckets {
+pub(crate) struct Buckets<K> {
     burst: f64,
     per_second: f64,
-    buckets: HashMap<IpAddr, Bucket>,
+    most: usize,
+    buckets: HashMap<K, Bucket>,
+    /// When it was last looked for buckets that need not be remembered.
+    swept_at: Option<Instant>,
 }
+
+/// The least time between two such looks: they go through all buckets.
+const SWEEP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -22,25 +26,37 @@ struct Bucket {
     at: Instant,
 }
 
-impl Buckets {
-    pub(crate) fn new(burst: u32, per_minute: u32) -> Self {
+impl<K: Eq + Hash> Buckets<K> {
+    pub(crate) fn new(burst: u32, per_minute: u32, most: usize) -> Self {
         let per_second = f64::from(per_minute.max(1)) / 60.0;
         Self {
             burst: f64::from(burst.max(1)),
             per_second,
+            most,
             buckets: HashMap::new(),
+            swept_at: None,
         }
     }
 
-    /// Takes a token. When there is none: how long until there is one.
-    pub(crate) fn take(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
-        let (from, full) = (network(from), self.burst);
-        if self.buckets.len() >= MAX_ADDRESSES && !self.buckets.contains_key(&from) {
-            self.forget_full(now);
-            if self.buckets.len() >= MAX_ADDRESSES {
-                return Err(self.time_for(1.0));
-            }
+    /// Whether somebody who is not remembered yet can be.
+    pub(crate) fn has_room_for(&mut self, from: &K, now: Instant) -> bool {
+        if self.buckets.len() < self.most || self.buckets.contains_key(from) {
+            return true;
         }
+        let due = |at| now.saturating_duration_since(at) >= SWEEP;
+        if self.swept_at.is_none_or(due) {
+            self.swept_at = Some(now);
+            self.forget_full(now);
+        }
+        self.buckets.len() < self.most
+    }
+
+    /// Takes a token. When there is none: how long until there is one.
+    pub(crate) fn take(&mut self, from: K, now: Instant) -> Result<(), Duration> {
+        if !self.has_room_for(&from, now) {
+            return Err(self.time_for(1.0));
+        }
+        let full = self.burst;
         let (burst, rate) = (self.burst, self.per_second);
         let bucket = self.buckets.entry(from).or_insert(Bucket {
             tokens: full,
@@ -74,7 +90,7 @@ fn filled(bucket: &Bucket, now: Instant, burst: f64, rate: f64) -> f64 {
 }
 
 /// Whoever has one IPv6 address has the whole /64.
-fn network(addr: IpAddr) -> IpAddr {
+pub(crate) fn network(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
         IpAddr::V4(addr) => IpAddr::V4(addr),
         IpAddr::V6(addr) => {
@@ -94,7 +110,7 @@ mod tests {
 
     #[test]
     fn after_the_burst_there_is_one_per_interval_and_for_each_address_alone() {
-        let (mut buckets, start) = (Buckets::new(3, 60), Instant::now());
+        let (mut buckets, start) = (Buckets::new(3, 60, 10), Instant::now());
         for _ in 0..3 {
             buckets.take(v4(1), start).unwrap();
         }
@@ -115,24 +131,19 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_is_one_address() {
-        let (mut buckets, now) = (Buckets::new(1, 1), Instant::now());
-        buckets.take("2001:db8::1".parse().unwrap(), now).unwrap();
-        assert!(buckets.take("2001:db8::2".parse().unwrap(), now).is_err());
-        buckets
-            .take("2001:db8:0:1::1".parse().unwrap(), now)
-            .unwrap();
-        buckets
-            .take("::ffff:192.0.2.1".parse().unwrap(), now)
-            .unwrap();
-        assert!(buckets.take("192.0.2.1".parse().unwrap(), now).is_err());
+        let of = |addr: &str| network(addr.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
     }
 
     #[test]
     fn the_memory_is_bounded() {
-        let (mut buckets, now) = (Buckets::new(1, 60), Instant::now());
-        for n in 0..MAX_ADDRESSES as u32 {
+        let (mut buckets, now) = (Buckets::new(1, 60, 1_000), Instant::now());
+        for n in 0..1_000 {
             buckets.take(v4(n), now).unwrap();
         }
+        assert!(!buckets.has_room_for(&v4(u32::MAX), now));
         assert!(buckets.take(v4(u32::MAX), now).is_err());
         buckets
             .take(v4(u32::MAX), now + Duration::from_secs(2))

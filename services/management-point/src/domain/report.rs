@@ -69,8 +69,9 @@ pub(crate) fn check(bytes: &[u8], client: ClientId, shards: u16) -> Result<Lane,
         return Err(Refused::Field("compliance has more than 65,536 updates"));
     }
     // An unknown priority is an ordinary one.
-    let urgent = report.priority == Priority::UrgentUnspecified as i32;
-    Ok(if urgent {
+    let priority = Priority::try_from(report.priority).unwrap_or(Priority::Normal);
+    let ahead = matches!(priority, Priority::UrgentUnspecified | Priority::High);
+    Ok(if ahead {
         Lane::Urgent
     } else {
         Lane::Shard(shard_of(client, shards))
@@ -103,6 +104,11 @@ mod tests {
             ..report(client)
         };
         assert_eq!(check(&urgent.encode_to_vec(), client, 4), Ok(Lane::Urgent));
+        let high = Report {
+            priority: 1,
+            ..report(client)
+        };
+        assert_eq!(check(&high.encode_to_vec(), client, 4), Ok(Lane::Urgent));
         let unheard = Report {
             priority: 77,
             ..report(client)

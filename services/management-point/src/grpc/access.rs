@@ -13,6 +13,10 @@ pub(crate) const TABLE: Table = &[
         &[Caller::Anyone],
     ),
     ("/muster.client.v1.RegistrationService/Register", CLIENT),
+    (
+        "/muster.client.v1.RegistrationService/RenewIdentity",
+        CLIENT,
+    ),
     ("/muster.client.v1.RegistrationService/GetLocations", CLIENT),
     ("/muster.policy.v1.PolicyService/GetPolicy", CLIENT),
     ("/muster.state.v1.StateService/ReportStates", CLIENT),

@@ -8,6 +8,7 @@ mod state_service;
 use std::sync::Arc;
 
 use muster_domain::ClientId;
+use muster_runtime::status::to_status;
 use muster_runtime::{Role, auth};
 use tonic::{Request, Status};
 
@@ -20,11 +21,27 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Who calls: the id in the certificate, and nothing that the message says.
+    /// Who calls: the id in the certificate, and nothing that the message says. One whose
+    /// certificate counts no more is refused.
     fn client<T>(&self, request: &Request<T>) -> Result<ClientId, Status> {
+        let client = self.named(request)?;
+        self.point.directions.check(request).map_err(to_status)?;
+        Ok(client)
+    }
+
+    /// As [`Self::client`], also when another certificate has taken the place of this one.
+    fn even_replaced<T>(&self, request: &Request<T>) -> Result<ClientId, Status> {
+        let client = self.named(request)?;
+        match self.point.directions.check(request) {
+            Ok(()) | Err(Error::Replaced) => Ok(client),
+            Err(error) => Err(to_status(error)),
+        }
+    }
+
+    fn named<T>(&self, request: &Request<T>) -> Result<ClientId, Status> {
         let caller = auth::identity(request)?;
         let ours = caller.role == Role::Client && caller.site == self.point.config.site_code;
         let id = ours.then(|| caller.name.parse().ok()).flatten();
-        id.ok_or_else(|| muster_runtime::status::to_status(Error::NotAClient))
+        id.ok_or_else(|| to_status(Error::NotAClient))
     }
 }

@@ -3,7 +3,7 @@
 use muster_proto::client::registration_service_server::RegistrationService;
 use muster_proto::client::{
     EnrolRequest, EnrolResponse, GetLocationsRequest, GetLocationsResponse, RegisterRequest,
-    RegisterResponse,
+    RegisterResponse, RenewIdentityRequest, RenewIdentityResponse,
 };
 use muster_runtime::auth;
 use muster_runtime::status::to_status;
@@ -30,6 +30,17 @@ impl RegistrationService for Door {
     ) -> Result<Response<RegisterResponse>, Status> {
         let client = self.client(&request)?;
         let answer = app::register(&self.point, client, request.into_inner()).await;
+        Ok(Response::new(answer.map_err(to_status)?))
+    }
+
+    async fn renew_identity(
+        &self,
+        request: Request<RenewIdentityRequest>,
+    ) -> Result<Response<RenewIdentityResponse>, Status> {
+        let client = self.even_replaced(&request)?;
+        let peer = auth::peer(&request).and_then(|peer| peer.fingerprint.clone());
+        let peer = peer.ok_or_else(|| Status::internal("a client without a certificate"))?;
+        let answer = app::renew_identity(&self.point, client, &peer, request.into_inner()).await;
         Ok(Response::new(answer.map_err(to_status)?))
     }
 

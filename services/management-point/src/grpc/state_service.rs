@@ -18,15 +18,8 @@ impl StateService for Door {
     ) -> Result<Response<ReportStatesResponse>, Status> {
         let client = self.client(&request)?;
         let reports = request.into_inner().reports;
-        app::accept_states(&self.point, client, reports)
-            .await
-            .map_err(to_status)?;
-        let next = self.point.config.collect.next_report_in;
-        let next_report_in = prost_types::Duration::try_from(next).ok();
-        Ok(Response::new(ReportStatesResponse {
-            next_report_in,
-            wish: None,
-        }))
+        let answer = app::accept_states(&self.point, client, reports).await;
+        Ok(Response::new(answer.map_err(to_status)?))
     }
 
     async fn relay_reports(

@@ -12,16 +12,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use muster_domain::ClientId;
 use muster_proto::client::registration_service_client::RegistrationServiceClient;
-use muster_proto::client::{EnrolRequest, GetLocationsRequest, RegisterRequest};
+use muster_proto::client::{
+    ClientWish, DeniedCertificate, EnrolRequest, GetLocationsRequest, RegisterRequest,
+    RenewIdentityRequest,
+};
 use muster_proto::policy::GetPolicyRequest;
 use muster_proto::state::{
     Priority, RelayReportsRequest, Report, ReportBatch, ReportEnvelope, ReportKind,
-    ReportStatesRequest,
+    ReportStatesRequest, SerialRange, Wish, WishKind,
 };
 use muster_rabbitmq::{Batch, consume};
 use muster_runtime::{Role, Tasks, status};
 use muster_testkit::{TestCa, eventually};
 use prost::Message;
+use rustls_pki_types::pem::PemObject;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use world::{World, channel};
@@ -37,6 +41,9 @@ async fn a_management_point_keeps_its_promises() {
     a_report_reaches_its_queue_byte_for_byte(&world).await;
     another_management_point_relays_reports_of_its_clients(&world).await;
     the_site_answers_about_the_client_in_the_certificate(&world).await;
+    what_the_site_wants_reaches_the_client_with_its_report(&world).await;
+    a_certificate_that_counts_no_more_is_refused_everywhere_but_for_its_renewal(&world).await;
+    a_client_that_reports_far_too_often_is_held_back(&world).await;
     reports_are_accepted_while_the_site_server_is_away(&mut world).await;
     nothing_is_acknowledged_without_the_brokers_confirm(&mut world).await;
     world.stop().await;
@@ -232,7 +239,9 @@ async fn a_report_reaches_its_queue_byte_for_byte(world: &World) {
         .report_states(ReportStatesRequest { reports })
         .await
         .unwrap();
-    assert_eq!(answer.into_inner().next_report_in.unwrap().seconds, 900);
+    // The site server has not said how often, so it is the setting: 15 minutes, spread.
+    let next = answer.into_inner().next_report_in.unwrap();
+    assert!((450..=1_350).contains(&next.seconds), "{next:?}");
 
     let seen = world.take_all().await;
     let find = |report: &Bytes| seen.iter().find(|(_, it)| it.report == *report).unwrap();
@@ -317,6 +326,132 @@ async fn the_site_answers_about_the_client_in_the_certificate(world: &World) {
         refusal(blocked),
         (Code::PermissionDenied, "CLIENT_BLOCKED".to_owned())
     );
+}
+
+async fn what_the_site_wants_reaches_the_client_with_its_report(world: &World) {
+    let (client, other) = (ClientId::generate(), ClientId::generate());
+    let (mut states, _) = world.services(world.client(client));
+    let (mut others, _) = world.services(world.client(other));
+    let wish = Wish {
+        kind: WishKind::Ranges.into(),
+        epoch: 1,
+        ranges: vec![SerialRange { first: 4, last: 9 }],
+    };
+    world.site.direct(|directions| {
+        directions.report_interval = Some(seconds(7_200));
+        directions.wishes = vec![ClientWish {
+            client_id: client.as_bytes().to_vec().into(),
+            wish: Some(wish.clone()),
+            ask: 1,
+        }];
+    });
+    let serial = AtomicUsize::new(0);
+    let next = || report(client, 1 + serial.fetch_add(1, Ordering::SeqCst) as u64);
+    let mut told = Vec::new();
+    for _ in 0..200 {
+        let answer = states.report_states(request(&[next()])).await.unwrap();
+        let answer = answer.into_inner();
+        told.extend(answer.wish);
+        let wait = answer.next_report_in.unwrap().seconds;
+        if !told.is_empty() {
+            assert!((3_600..=10_800).contains(&wait), "{wait}");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(told, [wish]);
+    for _ in 0..3 {
+        let answer = states.report_states(request(&[next()])).await.unwrap();
+        assert_eq!(answer.into_inner().wish, None, "once per ask");
+    }
+    let answer = others.report_states(request(&[report(other, 1)])).await;
+    assert_eq!(answer.unwrap().into_inner().wish, None);
+    world.take_all().await;
+}
+
+fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+async fn a_certificate_that_counts_no_more_is_refused_everywhere_but_for_its_renewal(
+    world: &World,
+) {
+    let client = ClientId::generate();
+    let tls = world.ca.issue(Role::Client, &client.to_string());
+    let connect = || channel(world.url(), &tls);
+    let pem = std::fs::read(&tls.cert).unwrap();
+    let der = rustls_pki_types::CertificateDer::from_pem_slice(&pem).unwrap();
+    let fingerprint = hex::decode(muster_runtime::tls::fingerprint(&der)).unwrap();
+    let (mut states, mut policy) = world.services(connect());
+    let mut registration = RegistrationServiceClient::new(connect());
+    let renew = RenewIdentityRequest {
+        csr: Bytes::from_static(b"csr"),
+        ..Default::default()
+    };
+    for (replaced, word) in [(true, "CERTIFICATE_REPLACED"), (false, "CLIENT_BLOCKED")] {
+        world.site.direct(|directions| {
+            directions.denied = vec![DeniedCertificate {
+                fingerprint: fingerprint.clone().into(),
+                replaced,
+            }];
+        });
+        let denied = (Code::PermissionDenied, word.to_owned());
+        let mut answer = Ok(());
+        for _ in 0..100 {
+            let asked = policy.get_policy(GetPolicyRequest::default()).await;
+            answer = asked
+                .map(drop)
+                .map_err(|status| refusal(Err::<(), _>(status)));
+            if answer == Err(denied.clone()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(answer, Err(denied.clone()));
+        let sent = states.report_states(request(&[report(client, 1)])).await;
+        assert_eq!(refusal(sent), denied);
+        let asked = registration.register(RegisterRequest::default()).await;
+        assert_eq!(refusal(asked), denied);
+        let asked = registration.get_locations(GetLocationsRequest {}).await;
+        assert_eq!(refusal(asked), denied);
+        let asked = registration.renew_identity(renew.clone()).await;
+        if replaced {
+            assert_eq!(asked.unwrap().into_inner().epoch, 8);
+            let seen = world.site.renewals().pop().unwrap();
+            assert_eq!(seen.client_id, client.as_bytes().as_slice());
+            assert_eq!(seen.fingerprint, fingerprint);
+        } else {
+            assert_eq!(refusal(asked), denied);
+        }
+    }
+    assert!(world.take_all().await.is_empty(), "nothing got through");
+}
+
+async fn a_client_that_reports_far_too_often_is_held_back(world: &World) {
+    let (client, other) = (ClientId::generate(), ClientId::generate());
+    let (mut states, _) = world.services(world.client(client));
+    let (mut others, _) = world.services(world.client(other));
+    let mut held_back = None;
+    for serial in 1..=400 {
+        let sent = states
+            .report_states(request(&[report(client, serial)]))
+            .await;
+        held_back = sent.err();
+        if held_back.is_some() {
+            assert!(serial > 100, "a burst may pass, {serial} is none");
+            break;
+        }
+    }
+    let held_back = held_back.expect("four hundred reports at once are too many");
+    assert_eq!(held_back.code(), Code::ResourceExhausted);
+    assert_eq!(
+        status::reason(&held_back).as_deref(),
+        Some("TOO_MANY_REPORTS")
+    );
+    assert!(held_back.get_details_retry_info().is_some());
+    let sent = others.report_states(request(&[report(other, 1)])).await;
+    assert!(sent.is_ok(), "others are not");
+    world.take_all().await;
 }
 
 async fn reports_are_accepted_while_the_site_server_is_away(world: &mut World) {

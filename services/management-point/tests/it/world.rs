@@ -17,7 +17,9 @@ use muster_proto::client::client_gateway_service_server::{
 use muster_proto::client::{
     EnrolClientRequest, EnrolClientResponse, EnrolResponse, GetClientLocationsRequest,
     GetClientLocationsResponse, GetClientPolicyRequest, GetClientPolicyResponse,
-    RegisterClientRequest, RegisterClientResponse, RegisterResponse,
+    GetDirectionsRequest, GetDirectionsResponse, RegisterClientRequest, RegisterClientResponse,
+    RegisterResponse, RenewClientIdentityRequest, RenewClientIdentityResponse,
+    RenewIdentityResponse,
 };
 use muster_proto::policy::policy_service_client::PolicyServiceClient;
 use muster_proto::state::state_service_client::StateServiceClient;
@@ -79,6 +81,7 @@ impl World {
         );
         let mut config: management_point::Config = muster_runtime::config::load(file).unwrap();
         config.listen = ([127, 0, 0, 1], 0).into();
+        config.directions_interval = Duration::from_millis(50);
         config.admin.listen = ([127, 0, 0, 1], 0).into();
         config.site_server = format!("https://{}", self.site_addr);
         config.tls = self.ca.issue(Role::ManagementPoint, "mp1");
@@ -223,6 +226,11 @@ const TABLE: Table = &[
         MP,
     ),
     ("/muster.client.v1.ClientGatewayService/GetClientPolicy", MP),
+    ("/muster.client.v1.ClientGatewayService/GetDirections", MP),
+    (
+        "/muster.client.v1.ClientGatewayService/RenewClientIdentity",
+        MP,
+    ),
 ];
 
 /// A site server that does as it is told.
@@ -234,6 +242,8 @@ struct Inner {
     calls: AtomicUsize,
     last: Mutex<Vec<u8>>,
     blocked: Mutex<HashSet<Vec<u8>>>,
+    directions: Mutex<GetDirectionsResponse>,
+    renewals: Mutex<Vec<RenewClientIdentityRequest>>,
 }
 
 impl Site {
@@ -243,6 +253,18 @@ impl Site {
 
     pub(crate) fn last_client(&self) -> Vec<u8> {
         self.0.last.lock().unwrap().clone()
+    }
+
+    /// What management points are told from now on.
+    pub(crate) fn direct(&self, change: impl FnOnce(&mut GetDirectionsResponse)) {
+        let mut directions = self.0.directions.lock().unwrap();
+        directions.version += 1;
+        directions.denied_version += 1;
+        change(&mut directions);
+    }
+
+    pub(crate) fn renewals(&self) -> Vec<RenewClientIdentityRequest> {
+        self.0.renewals.lock().unwrap().clone()
     }
 
     pub(crate) fn block(&self, client: ClientId) {
@@ -314,5 +336,25 @@ impl ClientGatewayService for Site {
             ..Default::default()
         };
         Ok(Response::new(answer))
+    }
+
+    async fn renew_client_identity(
+        &self,
+        request: Request<RenewClientIdentityRequest>,
+    ) -> Result<Response<RenewClientIdentityResponse>, Status> {
+        self.0.renewals.lock().unwrap().push(request.into_inner());
+        let response = Some(RenewIdentityResponse {
+            epoch: 8,
+            ..Default::default()
+        });
+        Ok(Response::new(RenewClientIdentityResponse { response }))
+    }
+
+    async fn get_directions(
+        &self,
+        _: Request<GetDirectionsRequest>,
+    ) -> Result<Response<GetDirectionsResponse>, Status> {
+        let directions = self.0.directions.lock().unwrap().clone();
+        Ok(Response::new(directions))
     }
 }

@@ -14,7 +14,6 @@ use crate::store::streams::{self, Asked};
 
 /// Asks the clients whose time has come, and gives all that were asked and have not answered,
 /// `limit` at most; those that are due longest come first.
-#[allow(dead_code, reason = "for ClientGatewayService/GetDirections")]
 pub(crate) async fn wishes(site: &Site, now: Timestamp, limit: i64) -> Result<Vec<Asked>, Error> {
     let due = streams::to_ask(&site.db().await?, now, limit).await?;
     if !due.is_empty() {

@@ -8,10 +8,14 @@ use muster_proto::{convert, state as pb};
 use muster_rabbitmq::{Depth, topology};
 
 use super::{Error, Site};
+use crate::domain::pace::{Load, report_interval};
 use crate::store::{backlog, quarantine, streams};
 
 /// Rates are taken over this time.
 const WINDOW: Duration = Duration::from_secs(60);
+/// Messages that a queue may hold.
+#[allow(clippy::cast_precision_loss)] // exact far beyond this
+const MAX_MESSAGES: f64 = topology::MAX_MESSAGES as f64;
 /// In seconds.
 const YEAR: f64 = 365.0 * 86_400.0;
 
@@ -132,7 +136,9 @@ pub(crate) async fn watch_backlog(site: &Site) -> Result<(), Error> {
     let (gaps, resyncs) = streams::open(&db, site.config.resync_after.as_secs_f64()).await?;
     metrics::gauge!("muster_state_gaps_open", "site" => code()).set(to_f64(gaps));
     metrics::gauge!("muster_state_resyncs_open", "site" => code()).set(to_f64(resyncs));
-    for (queue, depth, rate) in looks? {
+    let looks = looks?;
+    pace(site, &looks);
+    for (queue, depth, rate) in looks {
         let labels = [("site", code()), ("queue", queue)];
         // A queue that does not shrink is never empty.
         let drain = rate.drain(depth.messages);
@@ -147,6 +153,22 @@ pub(crate) async fn watch_backlog(site: &Site) -> Result<(), Error> {
     Ok(())
 }
 
+/// Says how often clients should report, by what the queues hold.
+fn pace(site: &Site, looks: &[(String, Depth, Rate)]) {
+    let load = |(_, depth, rate): &(String, Depth, Rate)| Load {
+        drain: rate.drain(depth.messages),
+        oldest: rate.oldest_age,
+        fullness: f64::from(depth.messages) / MAX_MESSAGES,
+    };
+    let normal = site.config.client_settings.report_interval;
+    let longest = site.config.report_interval_max;
+    let interval = report_interval(normal, longest, looks.iter().map(load));
+    site.directions.set_interval(interval);
+    let code = site.config.site_code.as_str().to_owned();
+    metrics::gauge!("muster_state_report_interval_seconds", "site" => code)
+        .set(interval.as_secs_f64());
+}
+
 /// A process that stopped being the active one says nothing more about the site: what it saw last
 /// must not stand beside what its successor sees.
 pub(crate) fn forget_backlog(site: &Site) {
@@ -156,6 +178,7 @@ pub(crate) fn forget_backlog(site: &Site) {
         metrics::gauge!("muster_state_quarantined", "site" => code()),
         metrics::gauge!("muster_state_gaps_open", "site" => code()),
         metrics::gauge!("muster_state_resyncs_open", "site" => code()),
+        metrics::gauge!("muster_state_report_interval_seconds", "site" => code()),
     ] {
         gauge.set(0.0);
     }

@@ -17,9 +17,10 @@ use x509_parser::prelude::FromDer;
 use super::{Error, Site, directory, matrix};
 use crate::domain::names::cleaned;
 use crate::store::clients::{self, Machine};
+use crate::store::identities;
 
 /// Longest signing request, in bytes.
-const MAX_CSR: usize = 8 * 1024;
+pub(super) const MAX_CSR: usize = 8 * 1024;
 /// Longest token, in bytes.
 const MAX_TOKEN: usize = 128;
 
@@ -60,6 +61,8 @@ pub(crate) async fn enrol_client(
             }
             let certificate = certify(site, client.client_id, &request.csr)?;
             let ends_at = ends_at(&certificate);
+            // That of the answer which was lost.
+            identities::deny(&tx, client_no, true).await?;
             clients::set_certificate(&tx, client_no, &certificate.fingerprint, ends_at).await?;
             (client.client_id, client.epoch, certificate)
         }
@@ -85,16 +88,21 @@ pub(crate) async fn enrol_client(
     turn.settle();
     tracing::info!(client.id = %client_id, host = machine.host_name, "client enrolled");
     metrics::counter!("muster_clients_enrolled_total").increment(1);
-    let authority = CertificateDer::from_pem_slice(site.ca.pem().as_bytes())
-        .map_err(|_| Error::Internal("the site CA's certificate is not readable"))?;
     Ok(pb::EnrolResponse {
         client_id: Bytes::copy_from_slice(client_id.as_bytes()),
         site_code: site.config.site_code.to_string(),
         epoch: epoch.unsigned_abs(),
-        certificate_chain: vec![certificate.der.into(), authority.to_vec().into()],
+        certificate_chain: vec![certificate.der.into(), authority(site)?],
         policy_keys: vec![site.policy_key.public()],
         locations: Some(site.locations()),
     })
+}
+
+/// The certificate of those who certify, in DER.
+pub(super) fn authority(site: &Site) -> Result<Bytes, Error> {
+    let authority = CertificateDer::from_pem_slice(site.ca.pem().as_bytes())
+        .map_err(|_| Error::Internal("the site CA's certificate is not readable"))?;
+    Ok(authority.to_vec().into())
 }
 
 fn refused() -> Error {
@@ -110,13 +118,13 @@ pub(crate) fn hash_token(token: &str) -> Result<Vec<u8>, Error> {
 }
 
 /// Names the key behind a signing request.
-fn key_hash(csr: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn key_hash(csr: &[u8]) -> Result<Vec<u8>, Error> {
     let (_, request) = X509CertificationRequest::from_der(csr)
         .map_err(|_| Error::invalid("INVALID_CSR", "the signing request is unreadable"))?;
     Ok(Sha256::digest(request.certification_request_info.subject_pki.raw).to_vec())
 }
 
-fn certify(site: &Site, client_id: ClientId, csr: &[u8]) -> Result<Certificate, Error> {
+pub(super) fn certify(site: &Site, client_id: ClientId, csr: &[u8]) -> Result<Certificate, Error> {
     let identity = Identity::new(
         Role::Client,
         site.config.site_code.as_str(),
@@ -126,7 +134,7 @@ fn certify(site: &Site, client_id: ClientId, csr: &[u8]) -> Result<Certificate, 
     Ok(site.ca.sign_csr(csr, &identity, CLIENT_VALIDITY)?)
 }
 
-fn ends_at(certificate: &Certificate) -> Timestamp {
+pub(super) fn ends_at(certificate: &Certificate) -> Timestamp {
     let seconds = certificate
         .not_after
         .duration_since(UNIX_EPOCH)

@@ -50,6 +50,9 @@ pub(crate) enum Error {
     /// A certificate could not be issued.
     #[error("cannot issue a certificate")]
     Certificate(#[from] muster_runtime::tls::Error),
+    /// What is asked for is being put together.
+    #[error("not known yet")]
+    NotYet,
     /// Our own fault.
     #[error("{0}")]
     Internal(&'static str),
@@ -148,7 +151,7 @@ impl HasKind for Error {
             Self::Exists { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Denied { .. } => Kind::Denied,
             Self::Database(error) => error.kind(),
-            Self::Broker(_) | Self::Service { .. } => Kind::Unavailable,
+            Self::Broker(_) | Self::Service { .. } | Self::NotYet => Kind::Unavailable,
             // A signing request that is refused is the caller's.
             Self::Certificate(muster_runtime::tls::Error::Request(_)) => Kind::Invalid,
             Self::Certificate(_) | Self::Internal(_) => Kind::Internal,
@@ -165,6 +168,7 @@ impl HasKind for Error {
             Self::Database(error) => error.reason(),
             Self::Broker(_) => "BROKER_UNAVAILABLE",
             Self::Service { .. } => "SERVICE_UNAVAILABLE",
+            Self::NotYet => "NOT_YET",
             Self::Certificate(muster_runtime::tls::Error::Request(_)) => "INVALID_CSR",
             Self::Certificate(_) | Self::Internal(_) => "INTERNAL",
         }

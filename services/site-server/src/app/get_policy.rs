@@ -168,7 +168,7 @@ fn deployment(deployment: store::Deployment) -> policy::Deployment {
             .map(|number| number.unsigned_abs())
             .collect(),
         suppress_restart: deployment.suppress_restart,
-        verbosity: policy::Verbosity::All.into(),
+        verbosity: deployment.verbosity.into(),
     }
 }
 

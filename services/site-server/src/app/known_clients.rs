@@ -2,7 +2,7 @@
 //! no SQL. The database is the truth; this is a copy of it that only the holder of the lease has,
 //! and whoever changes a client's marks holds its shard meanwhile.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use muster_domain::{ClientId, shard_of};
 use tokio::sync::{Mutex, MutexGuard};
@@ -37,6 +37,15 @@ impl KnownClients {
         Self { shards }
     }
 
+    /// Waits for all parts.
+    pub(crate) async fn lock_all(&self) -> Locked<'_> {
+        let mut shards = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            shards.push(Some(shard.lock().await));
+        }
+        Locked { shards }
+    }
+
     /// Waits for the parts of these clients, in ascending order: two callers never wait for each
     /// other. Take a database connection afterwards, never before.
     pub(crate) async fn lock(&self, clients: impl IntoIterator<Item = Uuid>) -> Locked<'_> {
@@ -45,15 +54,6 @@ impl KnownClients {
         let mut shards: Vec<Option<MutexGuard<'_, Shard>>> = (0..count).map(|_| None).collect();
         for at in wanted {
             shards[at] = Some(self.shards[at].lock().await);
-        }
-        Locked { shards }
-    }
-
-    /// Waits for all parts: no report is recorded until they are given back.
-    pub(crate) async fn lock_all(&self) -> Locked<'_> {
-        let mut shards = Vec::with_capacity(self.shards.len());
-        for shard in &self.shards {
-            shards.push(Some(shard.lock().await));
         }
         Locked { shards }
     }
@@ -85,6 +85,13 @@ impl Locked<'_> {
     pub(crate) fn forget(&mut self, id: Uuid) {
         if let Some(shard) = self.shard(id) {
             shard.clients.remove(&id);
+        }
+    }
+
+    /// As [`Self::forget`], for many.
+    pub(crate) fn forget_those(&mut self, ids: &HashSet<Uuid>) {
+        for shard in self.shards.iter_mut().flatten() {
+            shard.clients.retain(|id, _| !ids.contains(id));
         }
     }
 

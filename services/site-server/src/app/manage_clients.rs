@@ -13,7 +13,7 @@ use super::enrol_client::hash_token;
 use super::{Error, Site, deployment_states, directory, matrix};
 use crate::domain::page::Page;
 use crate::domain::settle::Moves;
-use crate::store::{self, clients, collections, compliance, sites};
+use crate::store::{self, clients, collections, compliance, identities, sites, streams};
 
 /// Most tokens that one call makes.
 const MAX_TOKENS: u32 = 1_000;
@@ -76,10 +76,14 @@ pub(crate) async fn get_client(
 ) -> Result<pb::GetClientResponse, Error> {
     let db = site.db().await?;
     let client = find(&db, &request.name).await?;
-    Ok(pb::GetClientResponse {
+    let mut answer = pb::GetClientResponse {
         client: Some(clients::show(&db, client.client_no).await?),
         collections: clients::collections(&db, client.client_no).await?,
-    })
+        stream: Some(streams::show(&db, client.client_no).await?),
+        ..Default::default()
+    };
+    identities::show(&db, client.client_no, &mut answer).await?;
+    Ok(answer)
 }
 
 /// Deletes a client: it is refused from now on, and what it said is taken out of every count.
@@ -108,6 +112,7 @@ pub(crate) async fn delete_client(
     let gone = store::deployment_states::remove_client(&tx, client_no).await?;
     compliance::move_counters(&tx, &moves, &gone.counters(), 0, 0).await?;
     clients::delete(&tx, client_no).await?;
+    identities::deny(&tx, client_no, false).await?;
     sites::raise_policy_revision(&tx).await?;
     // When the answer is lost, the matrix asks the database.
     known.doubt(client_id.0, client_no);
@@ -117,6 +122,7 @@ pub(crate) async fn delete_client(
     deployment_states::remove_client(site, client_no);
     turn.remove_client(client_no);
     turn.settle();
+    site.directions_changed.notify_one();
     tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
     Ok(())
 }

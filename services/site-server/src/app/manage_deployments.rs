@@ -3,6 +3,7 @@
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_domain::states::{DeploymentCompliance, DeploymentEnforcement, Progress};
+use muster_proto::policy::Verbosity;
 use muster_proto::{convert, deployment as pb};
 
 use super::{Error, Site, deployment_states, manage_collections, manage_update_lists};
@@ -46,6 +47,11 @@ pub(crate) async fn create_deployment(
         let message = "the deadline is before the time from which the updates are available";
         return Err(Error::invalid("DEADLINE", message));
     }
+    let verbosity = match request.verbosity {
+        None => Verbosity::All,
+        Some(number) => Verbosity::try_from(number)
+            .map_err(|_| Error::invalid("VERBOSITY", "there is no such verbosity"))?,
+    };
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let collection = manage_collections::find(&tx, &request.collection).await?;
@@ -78,6 +84,7 @@ pub(crate) async fn create_deployment(
         available_at,
         deadline_at,
         suppress_restart: request.suppress_restart,
+        verbosity,
     };
     let number = deployments::add(&tx, &new)
         .await

@@ -9,6 +9,7 @@ pub(crate) mod enrol_client;
 mod error;
 pub(crate) mod follow_catalog;
 pub(crate) mod get_policy;
+pub(crate) mod give_directions;
 pub(crate) mod known_clients;
 pub(crate) mod manage_clients;
 pub(crate) mod manage_collections;
@@ -24,6 +25,8 @@ pub(crate) mod read_reports;
 pub(crate) mod read_site;
 pub(crate) mod record_states;
 pub(crate) mod register_client;
+pub(crate) mod renew_identity;
+pub(crate) mod resync_clients;
 mod site;
 pub(crate) mod sum_up_counters;
 

@@ -22,6 +22,7 @@ use super::Error;
 use super::backlog::Rates;
 use super::directory::Directory;
 use super::get_policy::PolicyCache;
+use super::give_directions::Directions;
 use super::known_clients::KnownClients;
 use crate::config::Config;
 use crate::domain::deployment_states::DeploymentStates;
@@ -39,6 +40,10 @@ pub(crate) struct Site {
     pub(crate) policies: PolicyCache,
     pub(crate) monitor: Monitor,
     pub(crate) rates: Rates,
+    /// What management points are told.
+    pub(crate) directions: Directions,
+    /// Wakes the task that puts it together.
+    pub(crate) directions_changed: Arc<Notify>,
     /// The distribution points in the order of the configuration, with their gRPC address.
     pub(crate) distribution_points: Vec<(String, Channel)>,
     pub(crate) software_update_point: Channel,
@@ -106,6 +111,8 @@ impl Site {
             monitor: Monitor::new(&config.rabbitmq),
             policies: PolicyCache::default(),
             rates: Rates::default(),
+            directions: Directions::default(),
+            directions_changed: Arc::default(),
             known_clients: KnownClients::new(config.state_shards),
             matrix: RwLock::default(),
             deployment_states: RwLock::default(),

@@ -3,7 +3,9 @@
 pub(crate) mod client_page;
 pub(crate) mod deployment_states;
 pub(crate) mod facts;
+pub(crate) mod identity;
 pub(crate) mod names;
+pub(crate) mod pace;
 pub(crate) mod page;
 pub(crate) mod policy;
 pub(crate) mod report;

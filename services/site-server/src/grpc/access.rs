@@ -24,10 +24,22 @@ pub(crate) const TABLE: Table = &[
         "/muster.client.v1.ClientGatewayService/GetClientPolicy",
         MANAGEMENT_POINT,
     ),
+    (
+        "/muster.client.v1.ClientGatewayService/RenewClientIdentity",
+        MANAGEMENT_POINT,
+    ),
+    (
+        "/muster.client.v1.ClientGatewayService/GetDirections",
+        MANAGEMENT_POINT,
+    ),
     ("/muster.client.v1.ClientService/ListClients", ADMINISTRATOR),
     ("/muster.client.v1.ClientService/GetClient", ADMINISTRATOR),
     (
         "/muster.client.v1.ClientService/DeleteClient",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.client.v1.ClientService/ResyncClients",
         ADMINISTRATOR,
     ),
     (

@@ -9,7 +9,9 @@ use muster_proto::client::client_gateway_service_server::ClientGatewayService;
 use tonic::{Request, Response, Status};
 
 use super::status;
-use crate::app::{Error, Site, enrol_client, get_policy, register_client};
+use crate::app::{
+    Error, Site, enrol_client, get_policy, give_directions, register_client, renew_identity,
+};
 
 /// The door.
 #[derive(Debug)]
@@ -67,5 +69,25 @@ impl ClientGatewayService for Door {
         let client_id = client_id(&request.client_id)?;
         let policy = get_policy::get_policy(&self.0, client_id, &request.known_version).await;
         Ok(Response::new(policy.map_err(status)?))
+    }
+
+    async fn renew_client_identity(
+        &self,
+        request: Request<pb::RenewClientIdentityRequest>,
+    ) -> Result<Response<pb::RenewClientIdentityResponse>, Status> {
+        let request = request.get_ref();
+        let (client_id, print) = (client_id(&request.client_id)?, &request.fingerprint);
+        let request = part(request.request.as_ref())?;
+        let response = renew_identity::renew_identity(&self.0, client_id, print, request).await;
+        let response = Some(response.map_err(status)?);
+        Ok(Response::new(pb::RenewClientIdentityResponse { response }))
+    }
+
+    async fn get_directions(
+        &self,
+        request: Request<pb::GetDirectionsRequest>,
+    ) -> Result<Response<pb::GetDirectionsResponse>, Status> {
+        let answer = give_directions::get_directions(&self.0, request.get_ref());
+        Ok(Response::new(answer.map_err(status)?))
     }
 }

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::administrator;
 use super::status;
-use crate::app::{Site, manage_clients};
+use crate::app::{Site, manage_clients, resync_clients};
 
 /// The door.
 #[derive(Debug)]
@@ -40,6 +40,15 @@ impl ClientService for Door {
         let done = manage_clients::delete_client(&self.0, &administrator, request.get_ref()).await;
         done.map_err(status)?;
         Ok(Response::new(pb::DeleteClientResponse {}))
+    }
+
+    async fn resync_clients(
+        &self,
+        request: Request<pb::ResyncClientsRequest>,
+    ) -> Result<Response<pb::ResyncClientsResponse>, Status> {
+        let administrator = administrator(&request)?;
+        let done = resync_clients::resync_clients(&self.0, &administrator, request.get_ref()).await;
+        Ok(Response::new(done.map_err(status)?))
     }
 
     async fn create_enrolment_tokens(

@@ -4,6 +4,7 @@ use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_domain::DeploymentId;
 use muster_proto::deployment as pb;
+use muster_proto::policy::Verbosity;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -22,13 +23,14 @@ pub(crate) struct New {
     pub(crate) available_at: Timestamp,
     pub(crate) deadline_at: Option<Timestamp>,
     pub(crate) suppress_restart: bool,
+    pub(crate) verbosity: Verbosity,
 }
 
 pub(crate) async fn add(db: &impl GenericClient, new: &New) -> Result<i32, Error> {
     const SQL: &str = "
         INSERT INTO deployments (deployment_id, name, collection_no, update_list_no, available_at,
-                                 deadline_at, suppress_restart)
-        VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING deployment_no";
+                                 deadline_at, suppress_restart, verbosity)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING deployment_no";
     const UPDATES: &str = "
         INSERT INTO deployment_updates (deployment_no, update_no) SELECT $1, unnest($2::int4[])";
     let params: super::Params<'_> = &[
@@ -39,6 +41,7 @@ pub(crate) async fn add(db: &impl GenericClient, new: &New) -> Result<i32, Error
         &new.available_at,
         &new.deadline_at,
         &new.suppress_restart,
+        &(new.verbosity as i16),
     ];
     let deployment_no: i32 = query_one(db, SQL, params).await?.get(0);
     execute(db, UPDATES, &[&deployment_no, &new.updates]).await?;
@@ -89,7 +92,7 @@ pub(crate) async fn count_for(db: &impl GenericClient, collection_no: i32) -> Re
 const COLUMNS: &str = "
     SELECT d.deployment_no, d.deployment_id, d.name, c.name AS collection,
            COALESCE(l.name, '') AS update_list, d.created_at, d.available_at, d.deadline_at,
-           d.suppress_restart,
+           d.suppress_restart, d.verbosity,
            ARRAY(SELECT u.update_no FROM deployment_updates u
                  WHERE u.deployment_no = d.deployment_no ORDER BY u.update_no) AS updates
     FROM deployments d
@@ -108,6 +111,7 @@ fn deployment(row: &Row) -> pb::Deployment {
         deadline_at: time(row, "deadline_at"),
         update_count: u32::try_from(updates.len()).unwrap_or(u32::MAX),
         suppress_restart: row.get("suppress_restart"),
+        verbosity: row.get::<_, i16>("verbosity").into(),
         update_numbers: updates.iter().map(|number| number.unsigned_abs()).collect(),
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod compliance;
 mod copy;
 pub(crate) mod deployment_states;
 pub(crate) mod deployments;
+pub(crate) mod identities;
 pub(crate) mod packages;
 pub(crate) mod policy;
 pub(crate) mod quarantine;

@@ -65,6 +65,8 @@ pub(crate) struct Deployment {
     pub(crate) available_at: Timestamp,
     pub(crate) deadline_at: Option<Timestamp>,
     pub(crate) suppress_restart: bool,
+    /// As on the wire.
+    pub(crate) verbosity: i16,
     pub(crate) updates: Vec<i32>,
 }
 
@@ -74,6 +76,7 @@ pub(crate) async fn deployments(
 ) -> Result<Vec<Deployment>, Error> {
     const SQL: &str = "
         SELECT d.deployment_id, d.name, d.available_at, d.deadline_at, d.suppress_restart,
+               d.verbosity,
                ARRAY(SELECT u.update_no FROM deployment_updates u
                      WHERE u.deployment_no = d.deployment_no ORDER BY u.update_no) AS updates
         FROM deployments d WHERE d.deployment_no = ANY ($1) ORDER BY d.deployment_no";
@@ -83,6 +86,7 @@ pub(crate) async fn deployments(
         available_at: row.get("available_at"),
         deadline_at: row.get("deadline_at"),
         suppress_restart: row.get("suppress_restart"),
+        verbosity: row.get("verbosity"),
         updates: row.get("updates"),
     };
     Ok(query(db, SQL, &[&numbers])

@@ -1,9 +1,12 @@
 //! `report_stream_rows`: how far each client's reports have been recorded. Where only the marks
 //! moved on, they are in the client's log; readers in SQL use the view `report_streams`.
 
+use std::collections::HashSet;
+
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_domain::ClientId;
+use muster_proto::client as pb;
 use muster_stream::{Runs, Wish};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -181,4 +184,41 @@ pub(crate) async fn open(db: &impl GenericClient, resync_after: f64) -> Result<(
         WHERE c.deleted_at IS NULL";
     let row = super::query_one(db, SQL, &[&resync_after]).await?;
     Ok((super::large(&row, "gaps"), super::large(&row, "resyncs")))
+}
+
+/// An administrator wants everything of one client, of the members of a collection, or of all.
+/// They are asked soon, anew if they were asked before. Answers their ids.
+pub(crate) async fn want_full(
+    db: &impl GenericClient,
+    client_no: Option<i32>,
+    collection_no: Option<i32>,
+) -> Result<HashSet<Uuid>, Error> {
+    const SQL: &str = "
+        UPDATE report_stream_rows s SET (wants_full, ask_at) = (true, now())
+        FROM clients c
+        WHERE c.client_no = s.client_no AND c.deleted_at IS NULL
+          AND ($1::int4 IS NULL OR c.client_no = $1)
+          AND ($2::int4 IS NULL OR EXISTS (SELECT FROM collection_members m
+               WHERE m.collection_no = $2 AND m.client_no = c.client_no))
+        RETURNING c.client_id";
+    let rows = query(db, SQL, &[&client_no, &collection_no]).await?;
+    Ok(rows.iter().map(|row| row.get("client_id")).collect())
+}
+
+/// How far the reports of a client are recorded, for people.
+pub(crate) async fn show(db: &impl GenericClient, client_no: i32) -> Result<pb::Stream, Error> {
+    const SQL: &str = "
+        SELECT contiguous_serial, highest_serial, gap_since, wants_full, forked_at, ask_at,
+               ask_tries::int4 AS asks
+        FROM report_streams WHERE client_no = $1";
+    let row = super::query_one(db, SQL, &[&client_no]).await?;
+    Ok(pb::Stream {
+        contiguous_serial: super::large(&row, "contiguous_serial"),
+        highest_serial: super::large(&row, "highest_serial"),
+        gap_since: super::time(&row, "gap_since"),
+        full_wanted: row.get("wants_full"),
+        asks: super::number(&row, "asks"),
+        ask_at: super::time(&row, "ask_at"),
+        forked_at: super::time(&row, "forked_at"),
+    })
 }

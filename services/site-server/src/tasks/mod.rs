@@ -8,7 +8,7 @@ use muster_runtime::{Backoff, Tasks};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::distribute_content::{self, Progress};
-use crate::app::{Error, Site, backlog, follow_catalog, sum_up_counters};
+use crate::app::{Error, Site, backlog, follow_catalog, give_directions, sum_up_counters};
 
 /// How often it is looked what distribution points should have; a package or a new need wakes the
 /// task at once.
@@ -21,7 +21,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often the queues are looked at.
 const BACKLOG: Duration = Duration::from_secs(5);
-
+/// How often it is looked what clients are to be told; a change that must not wait wakes the task.
+const DIRECTIONS: Duration = Duration::from_secs(2);
 /// How often what batches moved is added to the counters.
 const COUNTERS: Duration = Duration::from_secs(5);
 
@@ -59,6 +60,11 @@ pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
     tasks.every("watch-backlog", BACKLOG, None, move || {
         let site = Arc::clone(&it);
         async move { backlog::watch_backlog(&site).await }
+    });
+    let (it, nudge) = (Arc::clone(site), Arc::clone(&site.directions_changed));
+    tasks.every("gather-directions", DIRECTIONS, Some(nudge), move || {
+        let site = Arc::clone(&it);
+        async move { give_directions::gather_directions(&site).await }
     });
 }
 

@@ -8,6 +8,8 @@ mod clients;
 mod content;
 mod deployment_states;
 mod deployments;
+mod directions;
+mod identities;
 mod metrics;
 mod packages;
 mod quarantine;

@@ -72,6 +72,8 @@ impl Ground {
             resync_after: Duration::from_millis(800),
             resync_jitter: Duration::ZERO,
             resync_pauses: vec![Pause(Duration::from_secs(2))],
+            report_interval_max: Duration::from_secs(7200),
+            renewal_grace: Duration::from_secs(3600),
             content_check_interval: Duration::from_millis(100),
             policy_key: folder.path().join("keys/policy.key"),
             tls: tls(folder.path(), "site-server"),

@@ -102,6 +102,7 @@ impl ClientService for Fake {
         Ok(Response::new(GetClientResponse {
             client: Some(client(0x11, &name)),
             collections,
+            ..Default::default()
         }))
     }
 
@@ -111,6 +112,17 @@ impl ClientService for Fake {
     ) -> Answer<DeleteClientResponse> {
         self.ask(&request.into_inner());
         Ok(Response::new(DeleteClientResponse {}))
+    }
+
+    async fn resync_clients(
+        &self,
+        request: Request<ResyncClientsRequest>,
+    ) -> Answer<ResyncClientsResponse> {
+        let request = request.into_inner();
+        check("client", &request.name).await?;
+        self.ask(&request);
+        let clients = if request.all { 3 } else { 1 };
+        Ok(Response::new(ResyncClientsResponse { clients }))
     }
 
     async fn create_enrolment_tokens(

@@ -148,7 +148,7 @@ async fn a_full_collector_says_so_at_once_and_empties_again() {
         .collector
         .hand_over(Lane::Shard(1), reports(1, 900))
         .await;
-    assert!(matches!(second, Err(Error::CollectorFull)), "{second:?}");
+    assert!(matches!(second, Err(Error::CollectorFull(_))), "{second:?}");
     world.broker.answers.add_permits(2);
     outcome.await.unwrap().unwrap();
     world
