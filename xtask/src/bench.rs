@@ -28,6 +28,10 @@ enum Name {
     RolloutStorm,
     /// B2: a fleet says what changed, beside the best upsert of the same changes
     PatchTuesdayDelta,
+    /// B3: a deployment goes over the fleet, beside one hop through the broker and one commit
+    EnforcementWave,
+    /// B5: what people ask while reports come in, beside the best SQL over one row per state
+    ReportQueries,
 }
 
 #[derive(clap::Args)]
@@ -55,7 +59,11 @@ pub(crate) struct Args {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     match args.name {
         Name::CatalogColdSync | Name::ScanMetadata => catalog(workspace, args),
-        Name::Calibrate | Name::RolloutStorm | Name::PatchTuesdayDelta => states(workspace, args),
+        Name::Calibrate
+        | Name::RolloutStorm
+        | Name::PatchTuesdayDelta
+        | Name::EnforcementWave
+        | Name::ReportQueries => states(workspace, args),
     }
 }
 

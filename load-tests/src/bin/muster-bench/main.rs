@@ -10,7 +10,9 @@ mod calibrate;
 mod grpc;
 mod limits;
 mod patch_tuesday;
+mod queries;
 mod rollout;
+mod wave;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -19,12 +21,13 @@ use load_tests::ground::Place;
 #[derive(Parser)]
 #[command(about = "Benchmarks of the state system")]
 struct Args {
-    /// calibrate (B0), rollout_storm (B1) or patch_tuesday_delta (B2)
+    /// calibrate (B0), rollout_storm (B1), patch_tuesday_delta (B2), enforcement_wave (B3) or
+    /// report_queries (B5)
     name: String,
     /// Small enough for every change
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// 100,000 clients
+    /// 100,000 clients; 25,000 in enforcement_wave
     #[arg(long)]
     full: bool,
     /// Accepted for scripts: the figures always are lines of JSON
@@ -60,10 +63,12 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let _ = (args.json, args.quick);
     muster_runtime::crypto::install();
-    let (case, clients) = if args.full {
-        ("full", 100_000)
-    } else {
-        ("quick", 12_000)
+    let (case, clients) = match (args.name.as_str(), args.full) {
+        ("enforcement_wave", true) => ("full", 25_000),
+        ("enforcement_wave", false) => ("quick", 3_000),
+        ("report_queries", false) => ("quick", 10_000),
+        (_, true) => ("full", 100_000),
+        (_, false) => ("quick", 12_000),
     };
     let size = Size {
         case,
@@ -78,8 +83,11 @@ fn main() -> Result<()> {
         "calibrate" => runtime.block_on(calibrate::run(size, place)),
         "rollout_storm" => runtime.block_on(rollout::run(size, place)),
         "patch_tuesday_delta" => runtime.block_on(patch_tuesday::run(size, place)),
-        other => {
-            bail!("there is no benchmark {other:?}: calibrate, rollout_storm, patch_tuesday_delta")
-        }
+        "enforcement_wave" => runtime.block_on(wave::run(size, place)),
+        "report_queries" => runtime.block_on(queries::run(size, place)),
+        other => bail!(
+            "there is no benchmark {other:?}: calibrate, rollout_storm, patch_tuesday_delta, \
+             enforcement_wave, report_queries"
+        ),
     }
 }

@@ -1,0 +1,428 @@
+//! B3 `enforcement_wave`: a deployment of five updates goes over the fleet, 35 changes of state
+//! for each client, one report each. How many changes per second become visible in time; how long
+//! it takes from a change to the answer that shows it, beside a bare hop through the broker and a
+//! bare commit; and what becomes of four times as many changes as the site can take.
+
+mod agents;
+mod limit;
+mod probes;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use load_tests::figures::Figures;
+use load_tests::fleet::{Fleet, Member, Random, SHARDS, Sent, messages};
+use load_tests::ground::{Ground, Place, SITE};
+use load_tests::relay::Relay;
+use muster_proto::report::GetEnforcementRequest;
+use muster_proto::report::report_service_client::ReportServiceClient;
+use muster_runtime::grpc::Channel;
+use uuid::Uuid;
+
+use crate::Size;
+use agents::{Played, Said, Schedule, UPDATES, Wave};
+use probes::Probe;
+
+const CONNECTIONS: usize = 4;
+const PROBES: usize = 24;
+/// Probes per second.
+const PROBED: f64 = 25.0;
+/// Later than this is too late: above it a rate is beyond the capacity.
+const IN_TIME: f64 = 2_000.0;
+/// Where the search for the capacity begins, of what is recorded when there is always more.
+const FROM: f64 = 0.95;
+const STEP: f64 = 0.85;
+
+/// How long the parts of a run take.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    saturated: Duration,
+    search: Duration,
+    half: Duration,
+    overload: Duration,
+}
+
+impl Times {
+    fn of(case: &str) -> Self {
+        let seconds = |[saturated, search, half, overload]: [u64; 4]| Self {
+            saturated: Duration::from_secs(saturated),
+            search: Duration::from_secs(search),
+            half: Duration::from_secs(half),
+            overload: Duration::from_secs(overload),
+        };
+        match case {
+            "full" => seconds([10, 10, 20, 30]),
+            _ => seconds([4, 4, 5, 8]),
+        }
+    }
+}
+
+/// A run.
+struct Run {
+    ground: Ground,
+    wave: Wave,
+    probes: Vec<Probe>,
+    relay: Arc<Relay>,
+    reports: ReportServiceClient<Channel>,
+    random: Random,
+    times: Times,
+}
+
+pub(crate) async fn run(size: Size, place: &Place) -> Result<()> {
+    let mut figures = Figures::new("enforcement_wave", size.case);
+    let mut run = Run::new(size, place).await?;
+    let capacity = run.capacity(&figures).await?;
+    run.half_load(capacity, size.pairs, &mut figures).await?;
+    run.deadline(capacity, &figures).await?;
+    run.overload(capacity, &mut figures).await?;
+    run.compare(&mut figures).await?;
+    let memory = run.ground.memory();
+    figures.plain("peak_memory_mib_site_server", memory.site_server);
+    figures.plain("peak_memory_mib_management_point", memory.management_point);
+    run.ground.stop().await?;
+    figures.end()
+}
+
+impl Run {
+    /// A fleet that has reported its compliance, and a deployment for it.
+    async fn new(size: Size, place: &Place) -> Result<Self> {
+        let mut ground = Ground::start(place, Vec::new()).await?;
+        let mut fleet = Fleet::new(size.clients + PROBES, size.states, size.seed).members;
+        ground.enrol(&fleet).await?;
+        let full = |member: &mut Member| -> Sent {
+            let report = member.full();
+            member.sent(report)
+        };
+        let sent: Vec<Sent> = fleet.iter_mut().map(full).collect();
+        ground.publish(messages(&sent)).await?;
+        ground.wait_for(sent.len() as u64).await?;
+        ground.drained().await?;
+        let mut deployments = Vec::new();
+        for _ in 0..=PROBES {
+            deployments.push(deploy(&ground).await?);
+        }
+        let deployment = deployments.pop().context("there is no deployment")?;
+        let probe = |(member, deployment)| Probe {
+            member,
+            deployment,
+            said: Said::default(),
+        };
+        let probes = fleet.split_off(size.clients).into_iter();
+        let probes = probes.zip(deployments).map(probe).collect();
+        let relay = Arc::new(ground.relay(CONNECTIONS)?);
+        let reports = ReportServiceClient::new(ground.administrator()?);
+        let wave = Wave::new(fleet, deployment, Arc::clone(&relay), size.seed ^ 5);
+        Ok(Self {
+            ground,
+            wave,
+            probes,
+            relay,
+            reports,
+            random: Random::new(size.seed ^ 6),
+            times: Times::of(size.case),
+        })
+    }
+
+    /// Changes recorded per second when there is always more to record; then the largest rate at
+    /// which 99 in 100 changes are visible in time.
+    async fn capacity(&mut self, figures: &Figures) -> Result<f64> {
+        let schedule = Schedule {
+            rate: 60_000.0,
+            time: self.times.saturated,
+            at_once: 0,
+        };
+        let before = self.recorded().await?;
+        let begin = Instant::now();
+        self.wave.run(schedule).await?;
+        let recorded = self.recorded().await? - before;
+        let most = recorded / begin.elapsed().as_secs_f64();
+        figures.plain("recorded_changes_per_second_when_saturated", most);
+        self.settle().await?;
+        // One change at a time is dearer than what comes together in a report of a client that waits.
+        let mut rate = most * FROM;
+        for _ in 0..12 {
+            let (played, times) = self.at(rate, self.times.search, 0).await?;
+            let late = quantile(&times, 0.99);
+            figures.plain(&format!("p99_ms_at_{rate:.0}_per_second"), late);
+            let keeps_up = played.settled_after < Duration::from_millis(1_500);
+            if late <= IN_TIME && keeps_up && played.put_off == 0 {
+                break;
+            }
+            rate *= STEP;
+        }
+        figures.plain("capacity_changes_per_second", rate);
+        Ok(rate)
+    }
+
+    /// Half of the capacity, beside the limit at the same rate, in turn.
+    async fn half_load(
+        &mut self,
+        capacity: f64,
+        pairs: usize,
+        figures: &mut Figures,
+    ) -> Result<()> {
+        let broker = self.ground.peer_broker()?;
+        let (rate, time) = (capacity / 2.0, self.times.half);
+        let (mut ours, mut hops, mut commits) = (Vec::new(), Vec::new(), Vec::new());
+        for pair in 0..pairs {
+            let limit_first = pair % 2 == 1;
+            if limit_first {
+                let limit = limit::measure(&self.ground, &broker, rate, time, &mut self.random);
+                let limit = limit.await?;
+                hops.extend(limit.hops);
+                commits.extend(limit.commits);
+            }
+            let used = self.ground.usage();
+            let (_, times) = self.at(rate, time, 0).await?;
+            let used = self.ground.usage() - used;
+            if pair == 0 {
+                for (part, seconds) in used.parts() {
+                    figures.plain(
+                        &format!("processors_at_half_load_{part}"),
+                        seconds / time.as_secs_f64(),
+                    );
+                }
+            }
+            ours.extend(times);
+            if !limit_first {
+                let limit = limit::measure(&self.ground, &broker, rate, time, &mut self.random);
+                let limit = limit.await?;
+                hops.extend(limit.hops);
+                commits.extend(limit.commits);
+            }
+        }
+        figures.plain("half_load_changes_per_second", rate);
+        figures.plain("half_load_p50_ms_visible", quantile(&ours, 0.5));
+        figures.plain("limit_p50_ms_hop", quantile(&hops, 0.5));
+        figures.plain("limit_p50_ms_commit", quantile(&commits, 0.5));
+        figures.plain("limit_p99_ms_hop", quantile(&hops, 0.99));
+        figures.plain("limit_p99_ms_commit", quantile(&commits, 0.99));
+        let limit = quantile(&hops, 0.99) + quantile(&commits, 0.99);
+        figures.at_most(
+            "half_load_p99_ms_visible",
+            quantile(&ours, 0.99),
+            limit,
+            3.0,
+        );
+        Ok(())
+    }
+
+    /// Half of the capacity, and a third of the clients at the same moment.
+    async fn deadline(&mut self, capacity: f64, figures: &Figures) -> Result<()> {
+        let (played, times) = self.at(capacity / 2.0, self.times.half, 35).await?;
+        figures.plain("deadline_p99_ms_visible", quantile(&times, 0.99));
+        figures.plain("deadline_calls_put_off", count(played.put_off));
+        Ok(())
+    }
+
+    /// Four times what the site can take.
+    async fn overload(&mut self, capacity: f64, figures: &mut Figures) -> Result<()> {
+        let schedule = Schedule {
+            rate: capacity * 4.0,
+            time: self.times.overload,
+            at_once: 0,
+        };
+        let before = self.recorded().await?;
+        let (depths, stop) = self.depths()?;
+        let begin = Instant::now();
+        let played = self.wave.run(schedule).await?;
+        let took = begin.elapsed().as_secs_f64();
+        let recorded = self.recorded().await? - before;
+        figures.plain("overload_offered_per_second", count(played.changes) / took);
+        figures.plain("overload_calls_put_off", count(played.put_off));
+        figures.at_least(
+            "overload_goodput_per_second",
+            recorded / took,
+            capacity,
+            0.9,
+        );
+        let recovery = Instant::now();
+        self.settle().await?;
+        figures.plain(
+            "overload_recovery_seconds",
+            recovery.elapsed().as_secs_f64(),
+        );
+        stop.send_replace(true);
+        let deepest = depths.await??;
+        let bound =
+            f64::from(u32::try_from(muster_rabbitmq::topology::MAX_MESSAGES).unwrap_or(u32::MAX));
+        // A quorum queue may pass its bound by what was under way when it was reached.
+        figures.at_most("overload_deepest_queue_messages", deepest, bound, 1.05);
+        let (_, times) = self.at(capacity / 2.0, self.times.search, 0).await?;
+        figures.plain("after_overload_p99_ms_visible", quantile(&times, 0.99));
+        Ok(())
+    }
+
+    /// Every row, every counter and the report beside what the clients say.
+    async fn compare(&mut self, figures: &mut Figures) -> Result<()> {
+        const DEPLOYMENT: &str = "
+            SELECT s.client_no, 0, s.enforcement, s.error_code, s.serial FROM deployment_states s
+            JOIN deployments USING (deployment_no) WHERE deployment_id = $1
+            UNION ALL
+            SELECT s.client_no, s.update_no, s.state, s.error_code, s.serial
+            FROM update_enforcement_states s
+            JOIN deployments USING (deployment_no) WHERE deployment_id = $1";
+        const COUNTERS: &str = "
+            SELECT state::int4, clients FROM deployment_counters
+            JOIN deployments USING (deployment_no) WHERE deployment_id = $1 AND topic = 301";
+        let db = self.ground.pool.get().await?;
+        let mut model = std::collections::HashMap::new();
+        let mut counts = std::collections::BTreeMap::<i32, i32>::new();
+        for (client_no, agent) in (1_i32..).zip(&self.wave.agents) {
+            for (number, said) in (0_i32..).zip(&agent.says) {
+                if said.serial > 0 {
+                    let row = (
+                        i16::from(said.state),
+                        said.error_code,
+                        said.serial.cast_signed(),
+                    );
+                    model.insert((client_no, number), row);
+                }
+            }
+            if agent.says[0].serial > 0 {
+                *counts.entry(agent.says[0].state.into()).or_default() += 1;
+            }
+        }
+        let said = model.len();
+        let mut wrong = 0;
+        for row in db.query(DEPLOYMENT, &[&self.wave.deployment]).await? {
+            let held = (row.get(2), row.get(3), row.get(4));
+            wrong += u64::from(model.remove(&(row.get(0), row.get(1))) != Some(held));
+        }
+        figures.plain("states_compared", count(said as u64));
+        figures.zero("states_lost_or_wrong", wrong + model.len() as u64);
+        let held: std::collections::BTreeMap<i32, i32> = db
+            .query(COUNTERS, &[&self.wave.deployment])
+            .await?
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        figures.zero("counters_not_as_the_model", u64::from(held != counts));
+        let request = GetEnforcementRequest {
+            deployment: self.wave.deployment.to_string(),
+            page_size: 1,
+            ..Default::default()
+        };
+        let answer = self.reports.get_enforcement(request).await?.into_inner();
+        let shown: std::collections::BTreeMap<i32, i32> = answer
+            .states
+            .iter()
+            .filter(|it| it.state != 0)
+            .map(|it| (it.state, it.clients.cast_signed()))
+            .collect();
+        figures.zero(
+            "reported_counts_not_as_the_model",
+            u64::from(shown != counts),
+        );
+        let quarantined = db.query_one("SELECT count(*) FROM quarantine", &[]).await?;
+        figures.zero(
+            "reports_in_quarantine",
+            quarantined.get::<_, i64>(0).unsigned_abs(),
+        );
+        Ok(())
+    }
+
+    /// A schedule with probes in it, to its end and until all is recorded.
+    async fn at(
+        &mut self,
+        rate: f64,
+        time: Duration,
+        at_once: usize,
+    ) -> Result<(Played, Vec<f64>)> {
+        let schedule = Schedule {
+            rate,
+            time,
+            at_once,
+        };
+        let Self {
+            wave,
+            probes,
+            relay,
+            reports,
+            random,
+            ..
+        } = self;
+        let watched = probes::watch(probes, relay, reports, PROBED, time, random);
+        let (played, times) = tokio::try_join!(wave.play(schedule), watched)?;
+        self.settle().await?;
+        Ok((played, times))
+    }
+
+    /// Until all that clients have to say is accepted and recorded.
+    async fn settle(&mut self) -> Result<()> {
+        let nothing = Schedule {
+            rate: 1e-6,
+            time: Duration::ZERO,
+            at_once: 0,
+        };
+        self.wave.play(nothing).await?;
+        self.ground.drained().await
+    }
+
+    /// States recorded so far.
+    async fn recorded(&self) -> Result<f64> {
+        let db = self.ground.pool.get().await?;
+        let row = db
+            .query_one("SELECT states FROM recorded_totals", &[])
+            .await?;
+        Ok(count(row.get::<_, i64>(0).unsigned_abs()))
+    }
+
+    /// Watches the depth of the queues until told to stop; the deepest that one of them was.
+    fn depths(
+        &self,
+    ) -> Result<(
+        tokio::task::JoinHandle<Result<f64>>,
+        tokio::sync::watch::Sender<bool>,
+    )> {
+        let monitor = muster_rabbitmq::Monitor::new(&self.ground.broker());
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let watching = tokio::spawn(async move {
+            let mut deepest = 0;
+            while !*stopped.borrow() {
+                for queue in muster_rabbitmq::topology::state_queues(SITE, SHARDS) {
+                    deepest = deepest.max(monitor.queue_depth(&queue).await?.messages);
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Ok(f64::from(deepest))
+        });
+        Ok((watching, stop))
+    }
+}
+
+/// A deployment to all systems, due now; its id.
+async fn deploy(ground: &Ground) -> Result<Uuid> {
+    const DEPLOY: &str = "
+        INSERT INTO deployments (deployment_id, name, collection_no, available_at, deadline_at,
+                                 suppress_restart)
+        SELECT $1, 'wave ' || $1, min(collection_no), now(), now(), true FROM collections
+        RETURNING deployment_no";
+    const UPDATES_SQL: &str = "
+        INSERT INTO deployment_updates SELECT $1, generate_series(1, $2::int4)";
+    let db = ground.pool.get().await?;
+    let id = Uuid::new_v4();
+    let number: i32 = db.query_one(DEPLOY, &[&id]).await?.get(0);
+    db.execute(UPDATES_SQL, &[&number, &i32::try_from(UPDATES)?])
+        .await?;
+    Ok(id)
+}
+
+pub(crate) fn quantile(times: &[f64], part: f64) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    let at = (times.len() as f64 * part) as usize;
+    let last = times.len().saturating_sub(1);
+    times.get(at.min(last)).copied().unwrap_or(f64::NAN)
+}
+
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn count(count: u64) -> f64 {
+    count as f64
+}
