@@ -526,7 +526,7 @@ async fn deploy(ground: &Ground) -> Result<Uuid> {
     const DEPLOY: &str = "
         INSERT INTO deployments (deployment_id, name, collection_no, available_at, deadline_at,
                                  suppress_restart)
-        SELECT $1, 'queries ' || $1, min(collection_no), now(), now(), true FROM collections";
+        SELECT $1::uuid, 'queries ' || $1::uuid, min(collection_no), now(), now(), true FROM collections";
     let id = Uuid::new_v4();
     ground.pool.get().await?.execute(DEPLOY, &[&id]).await?;
     Ok(id)
