@@ -71,7 +71,7 @@ async fn hops(
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    let mut consumer = consumer.await?;
+    let mut consumer = consumer.await.context("cannot consume the limit's queue")?;
     let begin = Instant::now();
     let consumed = tokio::spawn(async move {
         let mut times = Vec::new();
@@ -98,7 +98,7 @@ async fn hops(
         let properties = BasicProperties::default().with_delivery_mode(2);
         let options = BasicPublishOptions::default();
         let sent = out.basic_publish("".into(), QUEUE.into(), options, &body, properties);
-        confirms.push(sent.await?);
+        confirms.push(sent.await.context("cannot publish to the limit's queue")?);
         anyhow::Ok(())
     };
     loop {
@@ -114,14 +114,17 @@ async fn hops(
     }
     publish(Duration::ZERO).await?;
     for confirm in confirms {
-        confirm.await?;
+        confirm.await.context("a message of the limit was lost")?;
     }
-    let (times, _channel) = consumed.await??;
+    let (times, back) = consumed
+        .await?
+        .context("the consumer of the limit failed")?;
+    // The consumer goes before its queue does.
+    back.close(200, "OK".into()).await?;
+    receiving.close(200, "OK".into()).await?;
     out.queue_delete(QUEUE.into(), QueueDeleteOptions::default())
         .await?;
-    for connection in [sending, receiving] {
-        connection.close(200, "OK".into()).await?;
-    }
+    sending.close(200, "OK".into()).await?;
     Ok(times)
 }
 
