@@ -69,6 +69,7 @@ impl Ingest {
             Arc::new(AtomicU64::new(0)),
         );
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
+        #[allow(clippy::disallowed_methods)] // its handle is awaited
         let task = tokio::spawn(async move {
             let pause = Duration::from_secs_f64(PER_CALL as f64 / rate);
             let mut ticks = tokio::time::interval(pause);

@@ -200,6 +200,9 @@ pub(super) struct Played {
     pub(super) settled_after: Duration,
 }
 
+/// Who was in a call, up to which serial of each, and the answer.
+type Answered = (Vec<(usize, u64)>, Result<(), Status>);
+
 /// All clients, and those who have something to send.
 #[derive(Debug)]
 pub(super) struct Wave {
@@ -208,7 +211,7 @@ pub(super) struct Wave {
     relay: Arc<Relay>,
     ready: Vec<usize>,
     put_off: BinaryHeap<Reverse<(Instant, usize)>>,
-    calls: JoinSet<(Vec<(usize, u64)>, Result<(), Status>)>,
+    calls: JoinSet<Answered>,
     random: Random,
     next: usize,
 }

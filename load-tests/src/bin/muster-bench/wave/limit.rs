@@ -73,6 +73,7 @@ async fn hops(
     );
     let mut consumer = consumer.await.context("cannot consume the limit's queue")?;
     let begin = Instant::now();
+    #[allow(clippy::disallowed_methods)] // its handle is awaited
     let consumed = tokio::spawn(async move {
         let mut times = Vec::new();
         while let Some(message) = consumer.next().await {

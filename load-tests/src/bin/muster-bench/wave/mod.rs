@@ -378,6 +378,7 @@ impl Run {
     )> {
         let monitor = muster_rabbitmq::Monitor::new(&self.ground.broker());
         let (stop, stopped) = tokio::sync::watch::channel(false);
+        #[allow(clippy::disallowed_methods)] // its handle is awaited
         let watching = tokio::spawn(async move {
             let mut deepest = 0;
             while !*stopped.borrow() {
