@@ -20,7 +20,7 @@ pub struct Run {
 
 impl Run {
     /// The run that the next report belongs to. A process stays in its run while nobody else has
-    /// reported from the same database (`holder`: who did last, `sent`: the last serial reported so
+    /// reported from the same database (`holder`: who did last, `sent`: the highest serial sent so
     /// far); a second process, such as a command beside the daemon, begins a run of its own, and
     /// then the first one does.
     #[must_use]

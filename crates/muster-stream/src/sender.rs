@@ -11,6 +11,8 @@ pub struct Sender {
     pub epoch: u32,
     /// The last serial given to a change.
     pub last: u64,
+    /// The highest serial that was ever on its way to the site: saved before it leaves.
+    pub sent: u64,
     /// Everything up to here is acknowledged.
     pub acked: u64,
     /// Everything is to be told.
@@ -82,6 +84,11 @@ impl Sender {
         self.last
     }
 
+    /// A report that ends here is about to leave. Say so, save it, write the mark, then send.
+    pub fn leaves(&mut self, last: u64) {
+        self.sent = self.sent.max(last);
+    }
+
     /// The management point has this report on stable storage. More may have happened since it was
     /// packed: what is newer stays to be sent, and an acknowledgement of an older epoch says nothing.
     /// Says whether it counted.
@@ -111,12 +118,11 @@ impl Sender {
 
     /// Takes in what the site wants.
     pub fn hear(&mut self, wish: &Wish) -> Heard {
-        if wish.epoch != self.epoch {
-            return Heard::Nothing;
-        }
         match &wish.wanted {
-            Wanted::Register => Heard::Register,
+            // Whoever shares an identity is in any epoch.
             Wanted::RenewIdentity => Heard::RenewIdentity,
+            _ if wish.epoch != self.epoch => Heard::Nothing,
+            Wanted::Register => Heard::Register,
             Wanted::Full => {
                 self.refused();
                 Heard::Send
@@ -161,13 +167,15 @@ impl Sender {
         self.asked.clear();
     }
 
-    /// What is written beside the database before a report leaves.
+    /// What the mark beside the database is compared with, and becomes once a report is about to
+    /// leave. It is what was sent, not what was given: a copy that was put back gives new serials
+    /// before it sends any.
     #[must_use]
     pub fn mark(&self, instance: String) -> Mark {
         Mark {
             instance,
             epoch: self.epoch,
-            serial: self.last,
+            serial: self.sent,
         }
     }
 }
@@ -223,6 +231,7 @@ fn without(ranges: &[SerialRange], told: SerialRange) -> Vec<SerialRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Marked;
 
     fn range(first: u64, last: u64) -> SerialRange {
         SerialRange { first, last }
@@ -232,6 +241,7 @@ mod tests {
         Sender {
             epoch: 2,
             last: 9,
+            sent: 9,
             acked: 7,
             full_at: 2,
             ..Sender::default()
@@ -291,7 +301,7 @@ mod tests {
     fn what_belongs_to_another_epoch_changes_nothing() {
         let mut sender = sender();
         let held = sender.clone();
-        for wanted in [Wanted::Full, Wanted::Register, Wanted::RenewIdentity] {
+        for wanted in [Wanted::Full, Wanted::Register] {
             let wish = Wish { epoch: 1, wanted };
             assert_eq!(sender.hear(&wish), Heard::Nothing);
         }
@@ -312,6 +322,25 @@ mod tests {
             sender.hear(&wish(Wanted::Ranges(asked)));
         }
         assert_eq!(next(&sender), Some((DraftKind::Full, 1, 1_000)));
+    }
+
+    #[test]
+    fn a_copy_that_has_given_new_serials_is_still_behind_its_mark() {
+        let mut sender = sender();
+        let copy = sender.clone();
+        let last = sender.give();
+        sender.leaves(last);
+        let mark = sender.mark(String::new());
+        let mut restored = copy;
+        for _ in 0..5 {
+            restored.give();
+        }
+        let own = restored.mark(String::new());
+        assert_eq!(own.against(Some(&mark)), Marked::Overtaken);
+        assert_eq!(
+            sender.mark(String::new()).against(Some(&mark)),
+            Marked::Current
+        );
     }
 
     #[test]

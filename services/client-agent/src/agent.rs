@@ -5,23 +5,24 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use muster_domain::ClientId;
 use muster_proto::client::Locations;
 use muster_runtime::config::TlsConfig;
+use muster_stream::Run;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::Error;
 use crate::download::{Content, private_dir};
 use crate::provider::Provider;
 use crate::renew;
 use crate::store::{Durability, Registration, Store, meta};
 use crate::wire::Wire;
+use crate::{Error, identity};
 
 /// How an agent is opened.
 #[derive(Debug, Clone)]
@@ -58,6 +59,7 @@ pub struct Agent {
     options: Options,
     urgent: Notify,
     renewing: tokio::sync::Mutex<()>,
+    run: Mutex<Option<Run>>,
 }
 
 impl Agent {
@@ -71,8 +73,10 @@ impl Agent {
         if !tls.cert.exists() {
             return Err(Error::NotEnrolled);
         }
-        let store = Store::open(&dir.join("agent.db"), options.durability)?;
+        let store = Store::open_or_replace(&dir.join("agent.db"), options.durability)?;
+        identity::bring_back(dir, &store)?;
         renew::finish(dir, &store, options.durability)?;
+        identity::keep(dir, &store, options.durability)?;
         let content = Content::open(&dir.join("cache"), Some(&tls))?;
         let wire = Wire::new(tls);
         let dir = dir.to_owned();
@@ -85,6 +89,7 @@ impl Agent {
             options,
             urgent: Notify::new(),
             renewing: tokio::sync::Mutex::default(),
+            run: Mutex::new(None),
         })
     }
 
@@ -134,6 +139,11 @@ impl Agent {
     /// Held by whoever renews the identity.
     pub(crate) const fn renewing(&self) -> &tokio::sync::Mutex<()> {
         &self.renewing
+    }
+
+    /// The run that reports of this process belong to.
+    pub(crate) fn run(&self) -> MutexGuard<'_, Option<Run>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machine's clock.

@@ -16,7 +16,7 @@ use crate::agent::{Agent, tls_files, write_private};
 use crate::download::private_dir;
 use crate::provider::Machine;
 use crate::store::{Durability, Registration, Store, meta};
-use crate::{Error, wire};
+use crate::{Error, identity, wire};
 
 /// What an enrolment needs.
 #[derive(Debug, Clone)]
@@ -121,10 +121,16 @@ impl Agent {
     /// # Errors
     /// When no management point answers.
     pub async fn register(&self) -> Result<(), Error> {
+        self.register_after(0).await
+    }
+
+    /// As [`Self::register`]; `seen` is an epoch that was in use, though the database may not know.
+    pub(crate) async fn register_after(&self, seen: u32) -> Result<(), Error> {
         let mut registration = self.registration()?;
+        let known_epoch = registration.epoch.max(seen);
         let request = RegisterRequest {
             machine: Some(facts(&self.provider().machine())),
-            known_epoch: registration.epoch,
+            known_epoch,
         };
         let points = self.locations()?.management_points;
         let answer = wire::first(
@@ -142,7 +148,7 @@ impl Agent {
         )
         .await?
         .into_inner();
-        if answer.epoch <= registration.epoch {
+        if answer.epoch <= known_epoch {
             return Err(Error::Answer("the epoch did not grow".into()));
         }
         registration.epoch = answer.epoch;
@@ -154,6 +160,7 @@ impl Agent {
             w.set_registration(&registration)?;
             self.save_locations(w, answer.locations.as_ref())
         })?;
+        identity::keep(self.dir(), self.store(), self.options().durability)?;
         tracing::info!(epoch = registration.epoch, "registered again");
         Ok(())
     }
@@ -178,7 +185,8 @@ impl Agent {
         .await?
         .into_inner();
         self.store()
-            .write(|w| self.save_locations(w, answer.locations.as_ref()))
+            .write(|w| self.save_locations(w, answer.locations.as_ref()))?;
+        identity::keep(self.dir(), self.store(), self.options().durability)
     }
 
     fn save_locations(

@@ -18,6 +18,9 @@ pub enum Error {
     /// The agent's own database failed.
     #[error("the agent's database failed")]
     Database(#[from] rusqlite::Error),
+    /// Pages of the database are not what was written.
+    #[error("the agent's database is damaged: {0}")]
+    Damaged(String),
     /// The database is newer than this program.
     #[error("the state folder was used by a newer agent (schema {found}, this one knows {known})")]
     NewerSchema {

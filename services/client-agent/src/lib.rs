@@ -17,6 +17,7 @@ mod enforce;
 pub mod enrol;
 mod error;
 pub mod evaluate;
+mod identity;
 mod mark;
 mod pack;
 pub mod plan;

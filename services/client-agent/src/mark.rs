@@ -1,12 +1,13 @@
 //! How far this client has come, outside its database: a second file that says which serials the
 //! site may have seen. A database that is behind it was restored from a copy, and would give the
-//! same serials to other states; such a client registers again before it reports.
+//! same serials to other states; such a client registers again before it reports. What the file
+//! means is decided in `muster-stream`.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use muster_stream::{Mark, Marked};
 
 use crate::Error;
 use crate::agent::{Agent, write_file};
@@ -15,47 +16,44 @@ use crate::store::{Store, meta};
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 4 * 1024;
 
-/// The content of `serial.mark`. Unknown keys are left alone: a newer agent may have written it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
-    /// Which database; drawn when the first mark was written.
-    instance: String,
-    epoch: u32,
-    /// The highest serial that was ever on its way to the site.
-    serial: u64,
-}
-
-impl Mark {
-    /// Whether a database that says `self` was overtaken by what the file says.
-    fn is_behind(&self, file: &Self) -> bool {
-        self.instance != file.instance || (self.epoch, self.serial) < (file.epoch, file.serial)
-    }
-}
-
 impl Agent {
-    /// Before a report leaves: notes the serials that are about to be seen, on disk when it
-    /// returns. When the database was restored, it registers instead and says so.
+    /// Before a report leaves. When the database was restored or replaced, or the site wants it so,
+    /// it registers and says so: the report begins again.
     ///
     /// # Errors
     /// When no management point answers a registration, or the file cannot be used.
-    pub(crate) async fn mark_serials(&self) -> Result<bool, Error> {
+    pub(crate) async fn registers_first(&self) -> Result<bool, Error> {
         let own = own(self.store())?;
-        match self.read_mark()? {
-            Some(file) if file == own => return Ok(false),
-            Some(file) if own.is_behind(&file) => {
-                tracing::warn!(
-                    serial = own.serial,
-                    seen = file.serial,
-                    "the database was restored, registering again"
-                );
-                self.register().await?;
-                self.write_mark(&self::own(self.store())?)?;
-                return Ok(true);
-            }
-            Some(_) | None => {}
+        let file = self.read_mark()?;
+        let told = self.must_register()?;
+        if !told && own.against(file.as_ref()) != Marked::Overtaken {
+            return Ok(false);
         }
-        self.write_mark(&own)?;
-        Ok(false)
+        let seen = file.as_ref().map_or(0, |file| file.serial);
+        tracing::warn!(serial = own.serial, seen, told, "registering again");
+        // A copy does not know the epochs after it.
+        self.register_after(file.map_or(0, |file| file.epoch))
+            .await?;
+        self.note_mark()?;
+        Ok(true)
+    }
+
+    /// Notes which serials are about to be seen, on disk when it returns.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub(crate) fn note_mark(&self) -> Result<(), Error> {
+        let own = own(self.store())?;
+        if self.read_mark()?.as_ref() == Some(&own) {
+            return Ok(());
+        }
+        self.write_mark(&own)
+    }
+
+    /// Whether nothing may be reported before a registration.
+    pub(crate) fn must_register(&self) -> Result<bool, Error> {
+        let told = self.store().read(|r| r.number(meta::MUST_REGISTER))?;
+        Ok(told.is_some())
     }
 
     fn mark_file(&self) -> PathBuf {
@@ -86,12 +84,7 @@ impl Agent {
 
 /// What the database says.
 fn own(store: &Store) -> Result<Mark, Error> {
-    let saved = |r: &crate::store::Writer<'_>| -> Result<_, Error> {
-        let registration = r.registration()?.ok_or(Error::NotEnrolled)?;
-        let (serial, _) = r.marks()?;
-        Ok((r.bytes(meta::INSTANCE)?, registration.epoch, serial))
-    };
-    let (instance, epoch, serial) = store.read(saved)?;
+    let (sender, instance) = store.read(|r| Ok((r.sender()?, r.bytes(meta::INSTANCE)?)))?;
     let instance = match instance {
         Some(instance) => String::from_utf8_lossy(&instance).into_owned(),
         None => {
@@ -100,34 +93,5 @@ fn own(store: &Store) -> Result<Mark, Error> {
             fresh
         }
     };
-    Ok(Mark {
-        instance,
-        epoch,
-        serial,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_is_behind_by_epoch_then_serial_or_when_it_is_another() {
-        let mark = |instance: &str, epoch, serial| Mark {
-            instance: instance.into(),
-            epoch,
-            serial,
-        };
-        let file = mark("a", 2, 50);
-        for (own, behind) in [
-            (mark("a", 2, 50), false),
-            (mark("a", 2, 51), false),
-            (mark("a", 3, 1), false),
-            (mark("a", 2, 49), true),
-            (mark("a", 1, 99), true),
-            (mark("b", 2, 50), true),
-        ] {
-            assert_eq!(own.is_behind(&file), behind, "{own:?}");
-        }
-    }
+    Ok(sender.mark(instance))
 }

@@ -8,6 +8,7 @@ use muster_proto::convert;
 use muster_proto::state::{
     self as pb, Compliance, DeploymentState, LeafNeed, Report, ReportKind, UpdateEnforcementState,
 };
+use muster_stream::{Draft, DraftKind, SerialRange};
 use prost::Message;
 
 use crate::Error;
@@ -46,20 +47,26 @@ pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>
     };
     let Pending {
         registration,
-        full,
-        mut last,
-        after,
+        draft,
+        acked,
         mut states,
         rules,
         generation,
         acked_generation,
     } = pending;
+    let full = draft.kind == DraftKind::Full;
+    let mut last = draft.range.last;
     let left = if full {
         // Few and most telling first; words about single updates last.
         states.sort_by_key(|state| match state.kind {
             Kind::Detection => 1,
             Kind::UpdateEnforcement => 2,
-            Kind::Restart | Kind::Deployment | Kind::Scan | Kind::Inventory | Kind::Health => 0,
+            Kind::Restart
+            | Kind::Heartbeat
+            | Kind::Deployment
+            | Kind::Scan
+            | Kind::Inventory
+            | Kind::Health => 0,
         });
         states.split_off(fitting(&states))
     } else {
@@ -76,7 +83,8 @@ pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>
         );
         store.write(|w| left.iter().try_for_each(|state| w.renumber(state)))?;
     }
-    let more = !left.is_empty();
+    let again = draft.kind == DraftKind::Again;
+    let more = again || !left.is_empty();
     // A full report is routine, whatever is in it: a site that asks everybody for everything must
     // not fill the lane of what is urgent.
     let priority = match states.iter().map(|state| rules.priority(state)).min() {
@@ -84,6 +92,9 @@ pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>
         Some(_) | None => Priority::Normal,
     };
     let generation = match left.iter().any(|state| state.kind == Kind::Detection) {
+        // What came with the serials after the range says it.
+        _ if again && last < acked => 0,
+        _ if again => acked_generation,
         false => generation,
         // Older than every update: there is no data about what is not listed yet.
         true if full => 0,
@@ -91,8 +102,8 @@ pub(crate) fn pack(store: &Store, now: jiff::Timestamp) -> Result<Option<Packed>
     };
     let mut report = Report {
         client_id: registration.client_id.as_bytes().to_vec().into(),
-        epoch: registration.epoch,
-        first_serial: after + 1,
+        epoch: draft.epoch,
+        first_serial: draft.range.first,
         last_serial: last,
         kind: if full {
             ReportKind::Full
@@ -118,15 +129,23 @@ pub(crate) fn can_wait(store: &Store, now: jiff::Timestamp) -> Result<bool, Erro
         return Ok(false);
     };
     let low = |state: &SavedState| pending.rules.priority(state) == Priority::Low;
-    Ok(!pending.full && pending.states.iter().all(low))
+    let news = pending.draft.kind == DraftKind::News;
+    Ok(news && pending.states.iter().all(low))
+}
+
+/// Whether there is nothing to send.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub(crate) fn is_silent(store: &Store, now: jiff::Timestamp) -> Result<bool, Error> {
+    Ok(store.read(|r| Pending::read(r, now))?.is_none())
 }
 
 /// What is to be sent, in one snapshot.
 struct Pending {
     registration: Registration,
-    full: bool,
-    last: u64,
-    after: u64,
+    draft: Draft,
+    acked: u64,
     states: Vec<SavedState>,
     rules: Rules,
     generation: u64,
@@ -136,21 +155,23 @@ struct Pending {
 impl Pending {
     fn read(r: &Writer<'_>, now: jiff::Timestamp) -> Result<Option<Self>, Error> {
         let registration = r.registration()?.ok_or(Error::NotEnrolled)?;
-        let full = r.number(meta::FULL_WANTED)?.unwrap_or(0) != 0;
-        let (last, acked) = r.marks()?;
-        let after = if full { 0 } else { acked };
-        let mut states = r.changed_after(after)?;
+        let sender = r.sender()?;
+        let Some(draft) = sender.next() else {
+            return Ok(None);
+        };
+        // Serials without a state were superseded. A report without any closes a gap all the same.
+        let mut states = r.changed_after(draft.range.first - 1)?;
+        states.retain(|state| state.serial <= draft.range.last);
         // What the site does not want to hear counts as told with the next report.
         let rules = Rules::read(r, now)?;
         states.retain(|state| rules.lets(state));
-        if states.is_empty() {
+        if states.is_empty() && draft.kind == DraftKind::News {
             return Ok(None);
         }
         Ok(Some(Self {
             registration,
-            full,
-            last,
-            after,
+            draft,
+            acked: sender.acked,
             states,
             rules,
             generation: r.number(meta::SCANNED_GENERATION)?.unwrap_or(0),
@@ -159,7 +180,7 @@ impl Pending {
     }
 }
 
-/// How many of these states fit in one report; one in any case.
+/// How many of these states fit in one report; one in any case, if there is one.
 fn fitting(states: &[SavedState]) -> usize {
     let mut total = 0;
     let fit = states.iter().take_while(|state| {
@@ -169,6 +190,7 @@ fn fitting(states: &[SavedState]) -> usize {
                 DETECTION_OVERHEAD + state.value.len() + 2 * names
             }
             Kind::Restart
+            | Kind::Heartbeat
             | Kind::Deployment
             | Kind::UpdateEnforcement
             | Kind::Scan
@@ -177,7 +199,7 @@ fn fitting(states: &[SavedState]) -> usize {
         };
         total <= MAX_REPORT
     });
-    fit.count().max(1)
+    fit.count().max(1).min(states.len())
 }
 
 /// Forgets what the site has.
@@ -186,20 +208,28 @@ fn fitting(states: &[SavedState]) -> usize {
 /// When the spool cannot be written.
 pub(crate) fn acknowledge(store: &Store, report: &Report) -> Result<(), Error> {
     store.write(|w| {
-        // A registration in between started a new count.
-        if w.registration()?
-            .is_none_or(|held| held.epoch != report.epoch)
-        {
+        let mut sender = w.sender()?;
+        let full = report.kind == i32::from(ReportKind::Full);
+        let news = full || report.last_serial > sender.acked;
+        let range = SerialRange {
+            first: report.first_serial,
+            last: report.last_serial,
+        };
+        if !sender.acknowledge(report.epoch, full, range) {
             return Ok(());
         }
-        let acked = w.number(meta::ACKED_SERIAL)?.unwrap_or(0);
-        w.set_number(meta::ACKED_SERIAL, acked.max(report.last_serial))?;
-        w.set_number(meta::ACKED_GENERATION, report.catalog_generation)?;
-        if report.kind == i32::from(ReportKind::Full) {
-            w.set_number(meta::FULL_WANTED, 0)?;
+        w.keep_sender(&sender)?;
+        if news {
+            w.set_number(meta::ACKED_GENERATION, report.catalog_generation)?;
+        }
+        if full {
             forget_not_required(w, report.last_serial)?;
         }
-        Ok(())
+        let sent_at = report.reported_at.as_ref();
+        match sent_at.map(|at| convert::from_timestamp("reported_at", at)) {
+            Some(Ok(at)) => w.set_time(meta::SENT_AT, at),
+            Some(Err(_)) | None => Ok(()),
+        }
     })
 }
 
@@ -266,6 +296,7 @@ fn fill(report: &mut Report, states: &[SavedState], full: bool) -> Result<(), Er
                 let state = pb::InventorySummary::decode(value).map_err(broken)?;
                 report.inventory = Some(pb::InventorySummary { serial, ..state });
             }
+            Kind::Heartbeat => report.heartbeat = Some(pb::Heartbeat { serial }),
             Kind::Health => {
                 let state = pb::ClientHealth::decode(value).map_err(broken)?;
                 report.health = Some(pb::ClientHealth { serial, ..state });
@@ -287,6 +318,7 @@ fn fill(report: &mut Report, states: &[SavedState], full: bool) -> Result<(), Er
 mod tests {
     use jiff::Timestamp;
     use muster_domain::ClientId;
+    use muster_stream::{Heard, Wanted, Wish};
 
     use super::*;
     use crate::scan::detection_value;
@@ -485,7 +517,7 @@ mod tests {
             .unwrap();
         // The acknowledgement of the first attempt is lost.
         assert!(packed(&store).more);
-        let before = store.read(|r| r.marks()).unwrap().0;
+        let before = store.read(|r| r.sender()).unwrap().last;
         let parts = all_parts(&store);
         let (first, rest) = parts.split_first().unwrap();
         assert_eq!(first.report.kind(), ReportKind::Full);
@@ -537,6 +569,53 @@ mod tests {
         let parts = all_parts(&store);
         let generations: Vec<u64> = parts.iter().map(|p| p.report.catalog_generation).collect();
         assert_eq!(generations, [7, 8]);
+    }
+
+    #[test]
+    fn a_range_is_told_again_with_what_was_not_superseded() {
+        let (_dir, store) = store();
+        detect(&store, 1, Detection::Installed);
+        all_parts(&store);
+        for (update, detection) in [
+            (1, Detection::Required),
+            (2, Detection::Required),
+            (3, Detection::Required),
+            (2, Detection::Installed),
+        ] {
+            detect(&store, update, detection);
+        }
+        all_parts(&store);
+        detect(&store, 4, Detection::Required);
+        let hear = |first, last| {
+            let wanted = Wanted::Ranges(vec![SerialRange { first, last }]);
+            store
+                .write(|w| {
+                    let mut sender = w.sender()?;
+                    let heard = sender.hear(&Wish { epoch: 1, wanted });
+                    w.keep_sender(&sender)?;
+                    Ok(heard)
+                })
+                .unwrap()
+        };
+        assert_eq!(hear(2, 3), Heard::Send);
+        let again = packed(&store);
+        assert_eq!(again.report.kind(), ReportKind::Delta);
+        let serials = (again.report.first_serial, again.report.last_serial);
+        assert_eq!((serials, again.more), ((2, 3), true));
+        assert_eq!(listed(&again.report), [(1, Detection::Required)]);
+        acknowledge(&store, &again.report).unwrap();
+
+        // Nothing is left of serial 3, and it closes the gap all the same.
+        assert_eq!(hear(3, 3), Heard::Send);
+        let empty = packed(&store).report;
+        assert_eq!((empty.last_serial, &empty.compliance), (3, &None));
+        acknowledge(&store, &empty).unwrap();
+        let news = packed(&store).report;
+        assert_eq!((news.first_serial, news.last_serial), (6, 6));
+
+        // What the full report left out has been forgotten.
+        assert_eq!(hear(1, 3), Heard::Send);
+        assert_eq!(packed(&store).report.kind(), ReportKind::Full);
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Agent {
         .into_inner();
         if answer.send_full_report {
             tracing::info!("the site asks for a full report");
-            self.store().write(|w| w.set_number(meta::FULL_WANTED, 1))?;
+            self.store().write(|w| w.want_full())?;
             self.urgent().notify_one();
         }
         let changed = match answer.policy {
@@ -273,6 +273,8 @@ pub struct Settings {
     pub policy_poll_interval: Duration,
     /// 15 minutes.
     pub report_interval: Duration,
+    /// 60 minutes.
+    pub heartbeat_interval: Duration,
     /// 7 days.
     pub scan_interval: Duration,
     /// 2 hours.
@@ -293,6 +295,7 @@ impl Default for Settings {
         Self {
             policy_poll_interval: HOUR,
             report_interval: Duration::from_secs(900),
+            heartbeat_interval: HOUR,
             scan_interval: 168 * HOUR,
             scan_jitter: 2 * HOUR,
             scan_ttl: 24 * HOUR,
@@ -332,6 +335,11 @@ impl Settings {
                 "report_interval",
                 &s.report_interval,
                 defaults.report_interval,
+            ),
+            heartbeat_interval: period(
+                "heartbeat_interval",
+                &s.heartbeat_interval,
+                defaults.heartbeat_interval,
             ),
             scan_interval: period("scan_interval", &s.scan_interval, defaults.scan_interval),
             scan_jitter: read("scan_jitter", &s.scan_jitter, defaults.scan_jitter),

@@ -84,6 +84,8 @@ impl Rules {
                 .map(|it| Priority::of_health(it.healthy)),
             Kind::Detection | Kind::Scan => Some(Priority::SCAN),
             Kind::Inventory => Some(Priority::INVENTORY),
+            // It takes along what could wait.
+            Kind::Heartbeat => None,
         };
         known.unwrap_or(Priority::Normal)
     }
@@ -103,9 +105,12 @@ impl Rules {
                     known(it.evaluation, DeploymentEvaluation::from_id),
                 )
             }),
-            Kind::Restart | Kind::Health | Kind::Detection | Kind::Scan | Kind::Inventory => {
-                Some(true)
-            }
+            Kind::Restart
+            | Kind::Heartbeat
+            | Kind::Health
+            | Kind::Detection
+            | Kind::Scan
+            | Kind::Inventory => Some(true),
         };
         lets.unwrap_or(true)
     }

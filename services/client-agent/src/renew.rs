@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::{Agent, tls_files, write_file};
 use crate::enrol::{facts, key_of, pem, request_for};
 use crate::store::{Durability, Registration, Store, meta};
-use crate::{Error, wire};
+use crate::{Error, identity, wire};
 
 /// What a management point says of a certificate that another one took the place of.
 const REPLACED: &str = "CERTIFICATE_REPLACED";
@@ -80,6 +80,7 @@ impl Agent {
             w.clear(meta::POLICY_VERSION)
         })?;
         finish(self.dir(), self.store(), self.options().durability)?;
+        identity::keep(self.dir(), self.store(), self.options().durability)?;
         self.wire().release();
         self.content().renew(&tls_files(self.dir()))?;
         tracing::warn!(client.id = %before, new.id = %fresh.client_id, epoch = fresh.epoch,

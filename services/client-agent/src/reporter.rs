@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use muster_proto::convert;
 use muster_proto::state::state_service_client::StateServiceClient;
-use muster_proto::state::{self as pb, ReportStatesRequest};
+use muster_proto::state::{Report, ReportStatesRequest};
 use muster_runtime::{Role, faults};
+use muster_stream::{Heard, Run, heartbeat_due};
 use prost::Message;
 
 use crate::agent::Agent;
-use crate::pack::{acknowledge, pack};
-use crate::store::meta;
+use crate::pack::{acknowledge, is_silent, pack};
+use crate::policy::Settings;
+use crate::store::{Kind, meta};
 use crate::{Error, wire};
 
 /// What was sent.
@@ -32,13 +34,20 @@ impl Agent {
     /// When a report was not acknowledged: it stays in the spool. Repeat with backoff.
     pub async fn send_reports(&self) -> Result<Sent, Error> {
         let mut sent = Sent::default();
+        // One wish per call: a site that keeps on wishing must not keep us here.
+        let mut heeded = false;
+        if self.must_register()? {
+            self.registers_first().await?;
+        }
+        self.beat()?;
         while let Some(packed) = pack(self.store(), self.now())? {
-            if self.mark_serials().await? {
+            if self.registers_first().await? {
                 // In a new epoch now: the report begins again.
                 continue;
             }
+            let report = self.stamped(packed.report)?;
             let request = ReportStatesRequest {
-                reports: vec![packed.report.encode_to_vec().into()],
+                reports: vec![report.encode_to_vec().into()],
             };
             let points = self.locations()?.management_points;
             faults::point("agent.report.before_send");
@@ -65,28 +74,87 @@ impl Agent {
                     if error.code() == Some(tonic::Code::InvalidArgument) {
                         // A delta that can never be accepted must not stop the client for ever.
                         tracing::error!(%error, "report refused, a full one comes next");
-                        self.store().write(|w| w.set_number(meta::FULL_WANTED, 1))?;
+                        self.store().write(|w| w.want_full())?;
                     }
                     return Err(error);
                 }
             };
             faults::point("agent.report.after_ack");
-            acknowledge(self.store(), &packed.report)?;
+            acknowledge(self.store(), &report)?;
             faults::point("agent.report.acknowledged");
             metrics::counter!("muster_agent_reports_total").increment(1);
             sent.reports += 1;
             sent.next_report_in = answer
                 .next_report_in
                 .and_then(|d| convert::from_duration("next_report_in", &d).ok());
-            let renew = |wish: pb::Wish| wish.kind() == pb::WishKind::RenewIdentity;
-            if answer.wish.is_some_and(renew) {
-                self.renew_identity().await?;
-                continue;
-            }
-            if !packed.more {
+            let more = !heeded && self.heed(answer.wish.as_ref()).await?;
+            heeded |= more;
+            if !packed.more && !more {
                 break;
             }
         }
         Ok(sent)
+    }
+
+    /// Says that the client is there, when it had nothing else to say for long.
+    fn beat(&self) -> Result<(), Error> {
+        let interval = Settings::of(self.policy()?.as_ref()).heartbeat_interval;
+        let now = self.now();
+        let sent_at = self.store().read(|r| r.time(meta::SENT_AT))?;
+        let due = sent_at.is_some() && heartbeat_due(sent_at, now, interval);
+        if due && is_silent(self.store(), now)? {
+            let value = now.as_millisecond().to_be_bytes();
+            self.store()
+                .write(|w| w.put(Kind::Heartbeat, b"", &value, now))?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that a report is about to leave, and into the report which run it is of; on disk
+    /// when it returns. The database knows of it before the mark does: a mark that is ahead means
+    /// a copy.
+    fn stamped(&self, mut report: Report) -> Result<Report, Error> {
+        let mut own = self.run();
+        let run = self.store().write(|w| {
+            let mut sender = w.sender()?;
+            let holder = w.number(meta::RUN)?;
+            let run = Run::next(*own, holder, sender.sent, rand::random());
+            w.set_number(meta::RUN, run.id)?;
+            sender.leaves(report.last_serial);
+            w.keep_sender(&sender)?;
+            Ok(run)
+        })?;
+        *own = Some(run);
+        (report.run_id, report.run_began_after) = (run.id, run.began);
+        self.note_mark()?;
+        Ok(report)
+    }
+
+    /// Takes in what the site wants. Says whether something is to be sent for it at once.
+    async fn heed(&self, wish: Option<&muster_proto::state::Wish>) -> Result<bool, Error> {
+        let wish = match wish.map(convert::from_wish).transpose() {
+            Ok(wish) => wish.flatten(),
+            Err(error) => {
+                tracing::warn!(%error, "a wish makes no sense");
+                None
+            }
+        };
+        let Some(wish) = wish else { return Ok(false) };
+        let heard = self.store().write(|w| {
+            let mut sender = w.sender()?;
+            let heard = sender.hear(&wish);
+            w.keep_sender(&sender)?;
+            if heard == Heard::Register {
+                w.set_number(meta::MUST_REGISTER, 1)?;
+            }
+            Ok(heard)
+        })?;
+        tracing::info!(?wish, ?heard, "the site asks");
+        match heard {
+            Heard::Send => Ok(true),
+            Heard::Register => self.registers_first().await,
+            Heard::RenewIdentity => self.renew_identity().await.map(|()| true),
+            Heard::Nothing => Ok(false),
+        }
     }
 }

@@ -64,7 +64,8 @@ impl Agent {
         let registration = self.registration()?;
         let policy = self.policy()?.unwrap_or_default();
         self.store().read(|r| {
-            let (last_serial, acked_serial) = r.marks()?;
+            let sender = r.sender()?;
+            let (last_serial, acked_serial) = (sender.last, sender.acked);
             let required = detections(r)?
                 .values()
                 .filter(|state| **state == Detection::Required)

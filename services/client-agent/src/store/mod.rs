@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use muster_domain::ClientId;
 use muster_runtime::faults;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 
 pub use catalog::{CachedUpdate, Catalog};
 pub(crate) use states::Attempts;
@@ -72,6 +72,12 @@ pub(crate) mod meta {
     pub(crate) const ACKED_SERIAL: &str = "acked_serial";
     pub(crate) const ACKED_GENERATION: &str = "acked_generation";
     pub(crate) const FULL_WANTED: &str = "full_wanted";
+    pub(crate) const FULL_AT: &str = "full_serial";
+    pub(crate) const ASKED: &str = "asked_ranges";
+    pub(crate) const MUST_REGISTER: &str = "must_register";
+    pub(crate) const RUN: &str = "last_run";
+    pub(crate) const SENT_SERIAL: &str = "sent_serial";
+    pub(crate) const SENT_AT: &str = "last_report_at";
     pub(crate) const POLICY: &str = "policy";
     pub(crate) const POLICY_VERSION: &str = "policy_version";
     pub(crate) const POLICY_REVISION: &str = "policy_revision";
@@ -104,12 +110,38 @@ impl Store {
         db.pragma_update(None, "synchronous", synchronous)?;
         db.pragma_update(None, "foreign_keys", "ON")?;
         db.set_prepared_statement_cache_capacity(64);
+        // Reads every page: a damaged one is found before anything is built on it.
+        let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if sound != "ok" {
+            return Err(Error::Damaged(sound));
+        }
         schema::migrate(&mut db)?;
         Ok(Self {
             db: Mutex::new(db),
             path: path.to_owned(),
             crash_in: AtomicI64::new(-1),
         })
+    }
+
+    /// As [`Self::open`]; a damaged file is moved aside for whoever wants to look at it, and an
+    /// empty one takes its place.
+    ///
+    /// # Errors
+    /// As [`Self::open`], except for damage.
+    pub(crate) fn open_or_replace(path: &Path, durability: Durability) -> Result<Self, Error> {
+        let error = match Self::open(path, durability) {
+            Err(error) if is_damage(&error) => error,
+            opened => return opened,
+        };
+        tracing::error!(%error, "the database is damaged, starting with an empty one");
+        for end in ["", "-wal", "-shm"] {
+            let file = with_end(path, end);
+            if file.exists() {
+                let aside = with_end(path, &format!("{end}.damaged"));
+                std::fs::rename(&file, aside).map_err(Error::file(&file))?;
+            }
+        }
+        Self::open(path, durability)
     }
 
     /// Where the file is.
@@ -168,6 +200,23 @@ impl Store {
     /// When the database fails or what it holds makes no sense.
     pub fn registration(&self) -> Result<Option<Registration>, Error> {
         self.read(|r| r.registration())
+    }
+}
+
+fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Damaged(_) => true,
+        Error::Database(error) => matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        ),
+        _ => false,
     }
 }
 
@@ -264,11 +313,12 @@ impl Writer<'_> {
     pub(crate) fn set_registration(&self, registration: &Registration) -> Result<(), Error> {
         self.set_bytes(meta::CLIENT_ID, registration.client_id.as_bytes())?;
         self.set_bytes(meta::SITE_CODE, registration.site_code.as_bytes())?;
-        self.set_number(meta::EPOCH, registration.epoch.into())?;
         self.set_bytes(meta::POLICY_KEYS, &registration.policy_keys.concat())?;
-        self.set_number(meta::ACKED_SERIAL, 0)?;
         self.set_number(meta::ACKED_GENERATION, 0)?;
-        self.set_number(meta::FULL_WANTED, 1)
+        self.clear(meta::MUST_REGISTER)?;
+        let mut sender = self.sender()?;
+        sender.registered(registration.epoch);
+        self.keep_sender(&sender)
     }
 
     /// What the agent was about to do when it was killed, if anything.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use muster_domain::{DeploymentId, UpdateNo};
+use muster_stream::{Sender, SerialRange};
 use prost::Message;
 use rusqlite::Row;
 
@@ -26,6 +27,8 @@ pub enum Kind {
     Detection = 500,
     /// Topic 501.
     Scan = 501,
+    /// Topic 701, when there was nothing else to say.
+    Heartbeat = 2,
     /// What the machine is; sent with the heartbeat topic 701.
     Inventory = 701,
     /// Topic 1300.
@@ -33,8 +36,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Restart,
+        Self::Heartbeat,
         Self::Deployment,
         Self::UpdateEnforcement,
         Self::Detection,
@@ -199,11 +203,43 @@ impl Writer<'_> {
         Ok(states)
     }
 
-    /// The last serial given, and the last that the site has.
-    pub(crate) fn marks(&self) -> Result<(u64, u64), Error> {
-        let next = self.number(meta::NEXT_SERIAL)?.unwrap_or(1);
+    /// The client's end of its stream of reports; nothing of the epoch 0 before enrolment.
+    pub(crate) fn sender(&self) -> Result<Sender, Error> {
+        let epoch = self.number(meta::EPOCH)?.unwrap_or(0);
         let acked = self.number(meta::ACKED_SERIAL)?.unwrap_or(0);
-        Ok((next - 1, acked))
+        let asked = self.bytes(meta::ASKED)?.unwrap_or_default();
+        let last = self
+            .number(meta::NEXT_SERIAL)?
+            .unwrap_or(1)
+            .saturating_sub(1);
+        Ok(Sender {
+            epoch: u32::try_from(epoch).map_err(|_| Error::Saved { what: meta::EPOCH })?,
+            last,
+            // An older agent did not write it down.
+            sent: self.number(meta::SENT_SERIAL)?.unwrap_or(last),
+            acked,
+            full_wanted: self.number(meta::FULL_WANTED)?.unwrap_or(0) != 0,
+            // An older agent did not write it down.
+            full_at: self.number(meta::FULL_AT)?.unwrap_or(acked),
+            asked: read_ranges(&asked).ok_or(Error::Saved { what: meta::ASKED })?,
+        })
+    }
+
+    pub(crate) fn keep_sender(&self, sender: &Sender) -> Result<(), Error> {
+        self.set_number(meta::EPOCH, sender.epoch.into())?;
+        self.set_number(meta::NEXT_SERIAL, sender.last + 1)?;
+        self.set_number(meta::SENT_SERIAL, sender.sent)?;
+        self.set_number(meta::ACKED_SERIAL, sender.acked)?;
+        self.set_number(meta::FULL_WANTED, sender.full_wanted.into())?;
+        self.set_number(meta::FULL_AT, sender.full_at)?;
+        self.set_bytes(meta::ASKED, &write_ranges(&sender.asked))
+    }
+
+    /// Everything is to be told.
+    pub(crate) fn want_full(&self) -> Result<(), Error> {
+        let mut sender = self.sender()?;
+        sender.refused();
+        self.keep_sender(&sender)
     }
 
     /// Updates that wait for a restart.
@@ -290,6 +326,26 @@ impl Writer<'_> {
     }
 }
 
+/// Pairs of serials, as text: a person can read it.
+fn write_ranges(ranges: &[SerialRange]) -> Vec<u8> {
+    let words = ranges
+        .iter()
+        .map(|range| format!("{}-{}", range.first, range.last));
+    words.collect::<Vec<_>>().join(" ").into_bytes()
+}
+
+fn read_ranges(bytes: &[u8]) -> Option<Vec<SerialRange>> {
+    let words = std::str::from_utf8(bytes).ok()?.split_whitespace();
+    let range = |word: &str| {
+        let (first, last) = word.split_once('-')?;
+        Some(SerialRange {
+            first: first.parse().ok()?,
+            last: last.parse().ok()?,
+        })
+    };
+    words.map(range).collect()
+}
+
 fn saved(row: &Row<'_>) -> rusqlite::Result<Option<SavedState>> {
     let Some(kind) = Kind::from_number(row.get(0)?) else {
         return Ok(None);
@@ -331,6 +387,24 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_stream_is_read_as_it_was_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("agent.db"), Durability::Full).unwrap();
+        let range = |first, last| SerialRange { first, last };
+        let sender = Sender {
+            epoch: 3,
+            last: 90,
+            sent: 85,
+            acked: 80,
+            full_wanted: true,
+            full_at: 7,
+            asked: vec![range(8, 8), range(10, 70)],
+        };
+        store.write(|w| w.keep_sender(&sender)).unwrap();
+        assert_eq!(store.read(|r| r.sender()).unwrap(), sender);
+    }
+
+    #[test]
     fn a_change_that_fails_gives_no_serial_away() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("agent.db"), Durability::Full).unwrap();
@@ -339,6 +413,6 @@ mod tests {
             Err::<(), _>(Error::Busy)
         });
         assert!(failed.is_err());
-        assert_eq!(store.read(|r| r.marks()).unwrap(), (0, 0));
+        assert_eq!(store.read(|r| r.sender()).unwrap(), Sender::default());
     }
 }

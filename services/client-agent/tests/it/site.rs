@@ -58,6 +58,8 @@ pub(crate) struct Known {
     pub(crate) tokens: HashMap<String, Option<(Vec<u8>, EnrolResponse)>>,
     pub(crate) policy: Option<SignedPolicy>,
     pub(crate) full_wanted: bool,
+    /// Said with the answer to the next report.
+    pub(crate) wish: Option<Wish>,
     pub(crate) blocked: bool,
     /// Answer reports with UNAVAILABLE. `Some(true)`: after taking them, as when the answer is lost.
     pub(crate) unavailable: Option<bool>,
@@ -476,9 +478,10 @@ impl StateService for Service {
             kind: WishKind::RenewIdentity.into(),
             ..Default::default()
         });
+        let asked = known.wish.take();
         Ok(Response::new(ReportStatesResponse {
             next_report_in: None,
-            wish,
+            wish: wish.or(asked),
         }))
     }
 }
