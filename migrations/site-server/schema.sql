@@ -151,7 +151,17 @@ CREATE TABLE deployment_states (
     CHECK (((enforcement >= 0) AND (enforcement <= 12))),
     CHECK (((evaluation >= 0) AND (evaluation <= 3)))
 );
+CREATE INDEX deployment_errors ON deployment_states USING btree (error_code, client_no) WHERE (error_code <> 0);
 CREATE INDEX deployment_states_by_deployment ON deployment_states USING btree (deployment_no);
+
+CREATE TABLE deployment_trend (
+    deployment_no integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    clients integer NOT NULL,
+    states smallint[] NOT NULL,
+    state_clients integer[] NOT NULL,
+    PRIMARY KEY (deployment_no, at)
+) PARTITION BY RANGE (at);
 
 CREATE TABLE deployment_updates (
     deployment_no integer NOT NULL,
@@ -388,6 +398,20 @@ CREATE TABLE scan_states (
     FOREIGN KEY (client_no) REFERENCES clients(client_no),
     CHECK (((state >= 0) AND (state <= 6)))
 );
+CREATE INDEX scan_errors ON scan_states USING btree (error_code, client_no) WHERE (error_code <> 0);
+
+CREATE TABLE site_trend (
+    at timestamp with time zone NOT NULL,
+    clients integer NOT NULL,
+    never_reported integer NOT NULL,
+    old_catalog integer NOT NULL,
+    scan_failed integer NOT NULL,
+    non_compliant integer NOT NULL,
+    installed bigint NOT NULL,
+    required bigint NOT NULL,
+    unknown bigint NOT NULL,
+    PRIMARY KEY (at)
+) PARTITION BY RANGE (at);
 
 CREATE TABLE sites (
     site_code text NOT NULL,
@@ -420,6 +444,7 @@ CREATE TABLE update_enforcement_states (
     PRIMARY KEY (client_no, deployment_no, update_no),
     CHECK (((state >= 0) AND (state <= 14)))
 );
+CREATE INDEX update_enforcement_errors ON update_enforcement_states USING btree (error_code, client_no) WHERE (error_code <> 0);
 CREATE INDEX update_enforcement_states_by_deployment ON update_enforcement_states USING btree (deployment_no);
 
 CREATE TABLE update_leaf_needs (
@@ -452,6 +477,17 @@ CREATE TABLE update_list_members (
     FOREIGN KEY (update_list_no) REFERENCES update_lists(update_list_no) ON DELETE CASCADE,
     FOREIGN KEY (update_no) REFERENCES updates(update_no)
 );
+
+CREATE TABLE update_list_trend (
+    update_list_no integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    clients integer NOT NULL,
+    compliant integer NOT NULL,
+    non_compliant integer NOT NULL,
+    unknown integer NOT NULL,
+    no_data integer NOT NULL,
+    PRIMARY KEY (update_list_no, at)
+) PARTITION BY RANGE (at);
 
 CREATE TABLE update_lists (
     update_list_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,

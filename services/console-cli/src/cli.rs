@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use muster_proto::catalog::Classification;
 use muster_proto::policy::Verbosity;
-use muster_proto::report::{ComplianceSort, Coverage, ListAnswer, UpdateAnswer};
-use muster_proto::state::DeploymentEnforcement;
+use muster_proto::report::{ComplianceSort, Coverage, ErrorGrouping, ListAnswer, UpdateAnswer};
+use muster_proto::state::{DeploymentEnforcement, DeploymentEvaluation, UpdateSourceScan};
 
 use crate::commands::{
     backlog, client, collection, context, create, delete, deployment, describe, get, login, report,
@@ -139,6 +139,21 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     })
 }
 
+/// `now`, `30d` for so long ago, or a time as in RFC 3339.
+pub(crate) fn past(text: &str) -> Result<Timestamp, String> {
+    let now = Timestamp::now();
+    if text == "now" {
+        return Ok(now);
+    }
+    if let Ok(length) = humantime::parse_duration(text) {
+        let length = SignedDuration::try_from(length).map_err(|error| error.to_string())?;
+        return now.checked_sub(length).map_err(|error| error.to_string());
+    }
+    text.parse().map_err(|_| {
+        "expected now, how long ago such as 30d, or a time such as 2030-01-31T18:00:00Z".to_owned()
+    })
+}
+
 /// Classifications of updates, as they are typed.
 const CLASSIFICATIONS: [(&str, Classification); 8] = [
     ("critical", Classification::Critical),
@@ -181,6 +196,34 @@ const COMPLIANCE_SORTS: [(&str, ComplianceSort); 4] = [
     ("update-no", ComplianceSort::UpdateNo),
     ("title", ComplianceSort::Title),
     ("no-data", ComplianceSort::NoData),
+];
+
+/// States of topic 302, as they are typed.
+const EVALUATIONS: [(&str, DeploymentEvaluation); 4] = [
+    ("unknown", DeploymentEvaluation::Unspecified),
+    ("activated", DeploymentEvaluation::Activated),
+    ("succeeded", DeploymentEvaluation::Succeeded),
+    ("failed", DeploymentEvaluation::Failed),
+];
+
+/// States of topic 501, as they are typed.
+const SCANS: [(&str, UpdateSourceScan); 7] = [
+    ("unknown", UpdateSourceScan::Unspecified),
+    ("waiting-for-content", UpdateSourceScan::WaitingForContent),
+    ("running", UpdateSourceScan::Running),
+    ("completed", UpdateSourceScan::Completed),
+    ("pending-retry", UpdateSourceScan::PendingRetry),
+    ("failed", UpdateSourceScan::Failed),
+    (
+        "completed-with-errors",
+        UpdateSourceScan::CompletedWithErrors,
+    ),
+];
+
+/// What errors are counted apart by, as it is typed.
+const ERROR_GROUPINGS: [(&str, ErrorGrouping); 2] = [
+    ("deployment", ErrorGrouping::Deployment),
+    ("update", ErrorGrouping::Update),
 ];
 
 /// States of topic 301, as they are typed.
@@ -261,6 +304,21 @@ const VERBOSITIES: [(&str, Verbosity); 4] = [
 /// Reads a verbosity: `errors`.
 pub(crate) fn verbosity() -> impl TypedValueParser<Value = Verbosity> {
     named(&VERBOSITIES)
+}
+
+/// Reads a state of topic 302: `failed`.
+pub(crate) fn evaluation() -> impl TypedValueParser<Value = DeploymentEvaluation> {
+    named(&EVALUATIONS)
+}
+
+/// Reads a state of topic 501: `completed-with-errors`.
+pub(crate) fn scan() -> impl TypedValueParser<Value = UpdateSourceScan> {
+    named(&SCANS)
+}
+
+/// Reads what errors are counted apart by: `update`.
+pub(crate) fn error_grouping() -> impl TypedValueParser<Value = ErrorGrouping> {
+    named(&ERROR_GROUPINGS)
 }
 
 /// Values of the wire under the words that people type.
@@ -346,6 +404,17 @@ mod tests {
         for (name, value) in &COMPLIANCE_SORTS[1..] {
             assert_eq!(*name, word(value.as_str_name(), "COMPLIANCE_SORT_"));
         }
+        for (name, value) in &EVALUATIONS[1..] {
+            assert_eq!(*name, word(value.as_str_name(), "DEPLOYMENT_EVALUATION_"));
+        }
+        for (name, value) in &SCANS[1..] {
+            assert_eq!(*name, word(value.as_str_name(), "UPDATE_SOURCE_SCAN_"));
+        }
+        for (name, value) in ERROR_GROUPINGS {
+            assert_eq!(name, word(value.as_str_name(), "ERROR_GROUPING_"));
+        }
+        assert!(DeploymentEvaluation::try_from(4).is_err());
+        assert!(UpdateSourceScan::try_from(7).is_err() && ErrorGrouping::try_from(3).is_err());
         assert!(UpdateAnswer::try_from(6).is_err() && ListAnswer::try_from(5).is_err());
         assert!(Coverage::try_from(4).is_err() && ComplianceSort::try_from(4).is_err());
         assert!(

@@ -70,6 +70,31 @@ pub struct Config {
     /// What every client is told about its schedules.
     #[serde(default)]
     pub client_settings: ClientSettings,
+    /// What is remembered of reports.
+    #[serde(default)]
+    pub trend: TrendConfig,
+}
+
+/// Snapshots of what reports say.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrendConfig {
+    /// How often one is taken; the first at the start, when it is due.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// How long they are kept, in whole months.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+}
+
+impl Default for TrendConfig {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self {
+            interval: Duration::from_secs(3600),
+            retention: DAY * 396,
+        }
+    }
 }
 
 /// The files of the site CA, made by `site-server init`: `ca.pem` and `ca.key` in one folder.

@@ -25,7 +25,7 @@ use muster_postgres::Lease;
 use muster_runtime::admin::{self, Readiness};
 use muster_runtime::{Backoff, Tasks};
 
-pub use config::{CaConfig, ClientSettings, Config, DistributionPoint, Pause, Roles};
+pub use config::{CaConfig, ClientSettings, Config, DistributionPoint, Pause, Roles, TrendConfig};
 pub use init::init;
 
 mod migrations {

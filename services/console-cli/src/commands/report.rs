@@ -1,15 +1,22 @@
 //! `muster report`: the questions that a fleet is asked.
 
+use std::time::Duration;
+
 use clap::Subcommand;
+use jiff::Timestamp;
+use muster_proto::convert;
+use muster_proto::report::get_trend_request::Thing;
 use muster_proto::report::{
-    ComplianceSort, Coverage, GetClientReportRequest, GetComplianceRequest, GetCoverageRequest,
-    GetEnforcementRequest, GetEnforcementResponse, GetUpdateComplianceRequest, ListAnswer,
-    ListComplianceClientsRequest, ListComplianceClientsResponse, ListCoverageClientsRequest,
-    ListCoverageClientsResponse, ListErrorsRequest, ListUpdateClientsRequest,
-    ListUpdateClientsResponse, UpdateAnswer, get_update_compliance_request,
-    list_update_clients_request,
+    ComplianceSort, Coverage, ErrorGrouping, GetClientReportRequest, GetComplianceRequest,
+    GetCoverageRequest, GetEnforcementRequest, GetEnforcementResponse, GetEvaluationRequest,
+    GetEvaluationResponse, GetScansRequest, GetTrendRequest, GetUpdateComplianceRequest,
+    ListAnswer, ListComplianceClientsRequest, ListComplianceClientsResponse,
+    ListCoverageClientsRequest, ListCoverageClientsResponse, ListErrorClientsRequest,
+    ListErrorClientsResponse, ListErrorsRequest, ListScanClientsRequest, ListScanClientsResponse,
+    ListUpdateClientsRequest, ListUpdateClientsResponse, UpdateAnswer,
+    get_update_compliance_request, list_update_clients_request,
 };
-use muster_proto::state::DeploymentEnforcement;
+use muster_proto::state::{DeploymentEnforcement, DeploymentEvaluation, UpdateSourceScan};
 
 use crate::client::{Site, pages};
 use crate::failure::Failure;
@@ -93,12 +100,84 @@ Example:
         #[arg(long, default_value_t = 0)]
         limit: u32,
     },
+    /// Which clients could evaluate a deployment
+    #[command(after_help = "\
+Example:
+  muster report evaluation --deployment june --state failed")]
+    Evaluation {
+        /// The deployment
+        #[arg(long, value_name = "NAME")]
+        deployment: String,
+        /// Only clients in this state
+        #[arg(long, value_parser = crate::cli::evaluation())]
+        state: Option<DeploymentEvaluation>,
+        /// At most so many clients; 0 is all
+        #[arg(long, default_value_t = 0)]
+        limit: u32,
+    },
+    /// How the scans of clients went
+    #[command(after_help = "\
+Example:
+  muster report scans --collection Pilot
+  muster report scans --state failed")]
+    Scans {
+        /// The clients; by default all
+        #[arg(long, value_name = "NAME")]
+        collection: Option<String>,
+        /// Instead of counts, the clients in this state
+        #[arg(long, value_parser = crate::cli::scan())]
+        state: Option<UpdateSourceScan>,
+        /// Instead of counts, the clients with this error
+        #[arg(long, value_name = "NUMBER")]
+        error: Option<i32>,
+        /// At most so many clients; 0 is all
+        #[arg(long, default_value_t = 0)]
+        limit: u32,
+    },
     /// What goes wrong, most frequent first
-    #[command(after_help = "Example:\n  muster report errors --deployment june")]
+    #[command(after_help = "\
+Example:
+  muster report errors --deployment june
+  muster report errors --by update
+  muster report errors --clients 104")]
     Errors {
         /// Only of this deployment
         #[arg(long, value_name = "NAME")]
         deployment: Option<String>,
+        /// Only of this update
+        #[arg(long, value_name = "NUMBER")]
+        update: Option<u32>,
+        /// Count apart
+        #[arg(long, value_parser = crate::cli::error_grouping())]
+        by: Option<ErrorGrouping>,
+        /// Instead of counts, the clients with this error
+        #[arg(long, value_name = "ERROR", conflicts_with = "by")]
+        clients: Option<i32>,
+        /// At most so many clients; 0 is all
+        #[arg(long, default_value_t = 0)]
+        limit: u32,
+    },
+    /// How counts moved over time: of the site, an update list or a deployment
+    #[command(after_help = "\
+Example:
+  muster report trend --update-list june --from 30d --step 1d
+  muster report trend --deployment june --from 2030-01-31T18:00:00Z")]
+    Trend {
+        /// The update list
+        #[arg(long, value_name = "NAME", conflicts_with = "deployment")]
+        update_list: Option<String>,
+        /// The deployment
+        #[arg(long, value_name = "NAME")]
+        deployment: Option<String>,
+        /// From when: a time, or how long ago
+        #[arg(long, value_name = "TIME", value_parser = crate::cli::past, default_value = "7d")]
+        from: Timestamp,
+        /// Until when: a time, or how long ago; by default now
+        #[arg(long, value_name = "TIME", value_parser = crate::cli::past)]
+        to: Option<Timestamp>,
+        /// One point for each such time; by default one for each snapshot
+        #[arg(long, value_name = "LENGTH", value_parser = humantime::parse_duration)]
+        step: Option<Duration>,
     },
     /// All that is known of the updates of one client
     #[command(after_help = "\
@@ -199,12 +278,109 @@ pub(crate) async fn run(
             }
             printer.show(&whole)
         }
-        ReportCommand::Errors { deployment } => {
+        ReportCommand::Evaluation {
+            deployment,
+            state,
+            limit,
+        } => {
+            let mut whole = GetEvaluationResponse::default();
+            whole.clients = pages(limit, async |page_size, page_token| {
+                let request = GetEvaluationRequest {
+                    deployment: deployment.clone(),
+                    state: state.map(Into::into),
+                    page_size,
+                    page_token,
+                };
+                let page = site.reports().get_evaluation(request).await?.into_inner();
+                whole.states = page.states;
+                Ok((page.clients, page.next_page_token))
+            })
+            .await?;
+            printer.show(&whole)
+        }
+        ReportCommand::Scans {
+            collection,
+            state,
+            error,
+            limit,
+        } => {
+            let collection = collection.unwrap_or_default();
+            if state.is_none() && error.is_none() {
+                let request = GetScansRequest { collection };
+                let answer = site.reports().get_scans(request).await?;
+                return printer.show(&answer.into_inner());
+            }
+            let clients = pages(limit, async |page_size, page_token| {
+                let request = ListScanClientsRequest {
+                    collection: collection.clone(),
+                    state: state.map(Into::into),
+                    error_code: error.unwrap_or_default(),
+                    page_size,
+                    page_token,
+                };
+                let page = site.reports().list_scan_clients(request).await?;
+                let page = page.into_inner();
+                Ok((page.clients, page.next_page_token))
+            })
+            .await?;
+            printer.show(&ListScanClientsResponse {
+                clients,
+                next_page_token: String::new(),
+            })
+        }
+        ReportCommand::Errors {
+            deployment,
+            update,
+            by,
+            clients,
+            limit,
+        } => {
+            let (deployment, update_no) =
+                (deployment.unwrap_or_default(), update.unwrap_or_default());
+            if let Some(error_code) = clients {
+                let clients = pages(limit, async |page_size, page_token| {
+                    let request = ListErrorClientsRequest {
+                        error_code,
+                        deployment: deployment.clone(),
+                        update_no,
+                        page_size,
+                        page_token,
+                    };
+                    let page = site.reports().list_error_clients(request).await?;
+                    let page = page.into_inner();
+                    Ok((page.clients, page.next_page_token))
+                })
+                .await?;
+                return printer.show(&ListErrorClientsResponse {
+                    clients,
+                    next_page_token: String::new(),
+                });
+            }
             let request = ListErrorsRequest {
-                deployment: deployment.unwrap_or_default(),
-                ..ListErrorsRequest::default()
+                deployment,
+                grouping: by.unwrap_or_default().into(),
+                update_no,
             };
             let answer = site.reports().list_errors(request).await?;
+            printer.show(&answer.into_inner())
+        }
+        ReportCommand::Trend {
+            update_list,
+            deployment,
+            from,
+            to,
+            step,
+        } => {
+            let thing = update_list
+                .map(Thing::UpdateList)
+                .or(deployment.map(Thing::Deployment));
+            let request = GetTrendRequest {
+                thing,
+                from: Some(convert::to_timestamp(from)),
+                to: to.map(convert::to_timestamp),
+                step: step.map(convert::to_duration),
+            };
+            let answer = site.reports().get_trend(request).await?;
             printer.show(&answer.into_inner())
         }
         ReportCommand::Client { name, update_list } => {

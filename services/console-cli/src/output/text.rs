@@ -64,6 +64,12 @@ pub(crate) fn day(time: Option<&prost_types::Timestamp>) -> String {
     timestamp(time).map_or_else(|| "-".to_owned(), date)
 }
 
+/// A time to the minute, in UTC.
+pub(crate) fn minute(time: Option<&prost_types::Timestamp>) -> String {
+    let text = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%MZ").to_string();
+    timestamp(time).map_or_else(|| "-".to_owned(), text)
+}
+
 /// How long something took.
 pub(crate) fn took(
     from: Option<&prost_types::Timestamp>,

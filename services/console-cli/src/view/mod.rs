@@ -11,6 +11,7 @@ mod report;
 mod site;
 mod state;
 mod sync;
+mod trend;
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -4,8 +4,10 @@
 use jiff::Timestamp;
 use muster_domain::states;
 use muster_proto::report::{
-    ClientDeployment, ClientEnforcement, ErrorCount, GetClientReportResponse,
-    GetEnforcementResponse, ListAnswer, ListErrorsResponse, StateCount, UpdateState,
+    ClientDeployment, ClientEnforcement, ClientError, ClientEvaluation, ClientScan, ErrorCount,
+    EvaluationCount, GetClientReportResponse, GetEnforcementResponse, GetEvaluationResponse,
+    GetScansResponse, ListAnswer, ListErrorClientsResponse, ListErrorsResponse,
+    ListScanClientsResponse, ScanCount, ScanErrorCount, StateCount, UpdateState,
 };
 
 use super::{Answer, error, state};
@@ -80,6 +82,123 @@ fn enforcement_row(update: &UpdateState, now: Timestamp) -> Vec<String> {
     ]
 }
 
+impl Answer for GetEvaluationResponse {
+    const MESSAGE: &'static str = "muster.report.v1.GetEvaluationResponse";
+
+    fn blocks(&self, now: Timestamp) -> Vec<Block> {
+        let count = |count: &EvaluationCount| {
+            vec![
+                state(count.state, states::DeploymentEvaluation::from_id),
+                count.clients.to_string(),
+            ]
+        };
+        let row = |client: &ClientEvaluation| {
+            vec![
+                client.host_name.clone(),
+                state(client.state, states::DeploymentEvaluation::from_id),
+                state(client.compliance, states::DeploymentCompliance::from_id),
+                error(client.error_code),
+                ago(client.changed_at.as_ref(), now),
+                client.detail.clone(),
+            ]
+        };
+        const HEADER: &[&str] = &[
+            "CLIENT",
+            "EVALUATION",
+            "COMPLIANCE",
+            "ERROR",
+            "CHANGED",
+            "DETAIL",
+        ];
+        vec![
+            Block::Table {
+                header: &["EVALUATION", "CLIENTS#"],
+                rows: self.states.iter().map(count).collect(),
+            },
+            Block::Table {
+                header: HEADER,
+                rows: self.clients.iter().map(row).collect(),
+            },
+        ]
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |client: &ClientEvaluation| id(&client.client_id);
+        self.clients.iter().map(name).collect()
+    }
+}
+
+impl Answer for GetScansResponse {
+    const MESSAGE: &'static str = "muster.report.v1.GetScansResponse";
+
+    fn blocks(&self, _now: Timestamp) -> Vec<Block> {
+        let count = |count: &ScanCount| {
+            vec![
+                state(count.state, states::Scan::from_id),
+                count.clients.to_string(),
+            ]
+        };
+        let error = |error: &ScanErrorCount| {
+            vec![
+                error.error_code.to_string(),
+                error.clients.to_string(),
+                error.meaning.clone(),
+                error.example_detail.clone(),
+            ]
+        };
+        let mut blocks = vec![Block::Table {
+            header: &["SCAN", "CLIENTS#"],
+            rows: self.states.iter().map(count).collect(),
+        }];
+        if !self.errors.is_empty() {
+            blocks.push(Block::Table {
+                header: &["ERROR#", "CLIENTS#", "MEANING", "EXAMPLE"],
+                rows: self.errors.iter().map(error).collect(),
+            });
+        }
+        blocks
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |error: &ScanErrorCount| error.error_code.to_string();
+        self.errors.iter().map(name).collect()
+    }
+}
+
+impl Answer for ListScanClientsResponse {
+    const MESSAGE: &'static str = "muster.report.v1.ListScanClientsResponse";
+
+    fn blocks(&self, now: Timestamp) -> Vec<Block> {
+        let row = |client: &ClientScan| {
+            vec![
+                client.host_name.clone(),
+                state(client.state, states::Scan::from_id),
+                ago(client.last_scanned_at.as_ref(), now),
+                ago(client.last_report_at.as_ref(), now),
+                error(client.error_code),
+                client.detail.clone(),
+            ]
+        };
+        const HEADER: &[&str] = &[
+            "CLIENT",
+            "SCAN",
+            "LAST-SCAN",
+            "LAST-REPORT",
+            "ERROR",
+            "DETAIL",
+        ];
+        vec![Block::Table {
+            header: HEADER,
+            rows: self.clients.iter().map(row).collect(),
+        }]
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |client: &ClientScan| id(&client.client_id);
+        self.clients.iter().map(name).collect()
+    }
+}
+
 impl Answer for ListErrorsResponse {
     const MESSAGE: &'static str = "muster.report.v1.ListErrorsResponse";
 
@@ -89,14 +208,29 @@ impl Answer for ListErrorsResponse {
                 error.error_code.to_string(),
                 error.clients.to_string(),
                 error.updates.to_string(),
+                match (error.update_no, error.deployment.as_str()) {
+                    (0, deployment) => deployment.to_owned(),
+                    (number, _) => format!("{number} {}", error.title),
+                },
                 error.meaning.clone(),
                 error.example_detail.clone(),
             ]
         };
-        const HEADER: &[&str] = &["ERROR#", "CLIENTS#", "UPDATES#", "MEANING", "EXAMPLE"];
+        const HEADER: &[&str] = &["ERROR#", "CLIENTS#", "UPDATES#", "OF", "MEANING", "EXAMPLE"];
+        let mut rows: Vec<Vec<String>> = self.errors.iter().map(row).collect();
+        let apart = rows.iter().any(|row| !row[3].is_empty());
+        if apart {
+            return vec![Block::Table {
+                header: HEADER,
+                rows,
+            }];
+        }
+        for row in &mut rows {
+            row.remove(3);
+        }
         vec![Block::Table {
-            header: HEADER,
-            rows: self.errors.iter().map(row).collect(),
+            header: &["ERROR#", "CLIENTS#", "UPDATES#", "MEANING", "EXAMPLE"],
+            rows,
         }]
     }
 
@@ -105,6 +239,30 @@ impl Answer for ListErrorsResponse {
             .iter()
             .map(|error| error.error_code.to_string())
             .collect()
+    }
+}
+
+impl Answer for ListErrorClientsResponse {
+    const MESSAGE: &'static str = "muster.report.v1.ListErrorClientsResponse";
+
+    fn blocks(&self, now: Timestamp) -> Vec<Block> {
+        let row = |client: &ClientError| {
+            vec![
+                client.host_name.clone(),
+                client.updates.to_string(),
+                ago(client.changed_at.as_ref(), now),
+                client.detail.clone(),
+            ]
+        };
+        vec![Block::Table {
+            header: &["CLIENT", "UPDATES#", "CHANGED", "DETAIL"],
+            rows: self.clients.iter().map(row).collect(),
+        }]
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |client: &ClientError| id(&client.client_id);
+        self.clients.iter().map(name).collect()
     }
 }
 

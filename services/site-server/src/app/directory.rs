@@ -275,6 +275,15 @@ pub(crate) async fn update_list(site: &Site, name: &str) -> Result<Arc<[UpdateNo
     held.lists.get(number).cloned().ok_or_else(unknown)
 }
 
+/// All lists with their updates.
+pub(crate) fn lists(site: &Site) -> Vec<(i32, Arc<[UpdateNo]>)> {
+    let held = site.directory.read();
+    let lists = held.lists.things.iter();
+    lists
+        .map(|(number, (_, updates))| (*number, Arc::clone(updates)))
+        .collect()
+}
+
 /// The clients of a collection; `None` is all.
 pub(crate) async fn members(site: &Site, name: &str) -> Result<Option<Arc<RoaringBitmap>>, Error> {
     if name.trim().is_empty() {

@@ -1,4 +1,5 @@
-//! What people ask of the states that clients reported. Compliance is in `read_compliance.rs`.
+//! What people ask of the states that clients reported. Compliance is in `read_compliance.rs`,
+//! what goes wrong in `read_failures.rs`.
 
 use std::collections::HashMap;
 
@@ -87,21 +88,6 @@ fn state_counts(counts: Vec<(DeploymentEnforcement, u32)>) -> Vec<pb::StateCount
         clients,
     };
     counts.into_iter().map(count).collect()
-}
-
-/// Errors, most clients first.
-pub(crate) async fn list_errors(
-    site: &Site,
-    request: &pb::ListErrorsRequest,
-) -> Result<pb::ListErrorsResponse, Error> {
-    let db = site.db().await?;
-    let deployment = match request.deployment.trim() {
-        "" => None,
-        name => Some(manage_deployments::find(&db, name).await?),
-    };
-    Ok(pb::ListErrorsResponse {
-        errors: reports::errors(&db, deployment).await?,
-    })
 }
 
 /// All that is known of one client, or what it says of an update list.

@@ -1,7 +1,7 @@
 //! What every use case works with.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, AtomicI64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(crate) struct Site {
     pub(crate) deployment_states: RwLock<DeploymentStates>,
     /// What updates, update lists and collections are called, and what is in them.
     pub(crate) directory: Directory,
+    /// The period of the snapshot taken last, in seconds.
+    pub(crate) last_snapshot: AtomicI64,
     /// Held while counters are summed up.
     pub(crate) summing: tokio::sync::Mutex<()>,
     /// Needs of clients that the database has: most reports repeat them.
@@ -117,6 +119,7 @@ impl Site {
             matrix: RwLock::default(),
             deployment_states: RwLock::default(),
             directory: Directory::default(),
+            last_snapshot: AtomicI64::new(i64::MIN),
             summing: tokio::sync::Mutex::default(),
             known_needs: Mutex::default(),
             highest_update: AtomicI32::new(0),

@@ -1,6 +1,7 @@
 //! Pages of clients in the order of their numbers, which never change: a page costs the same
 //! wherever it is, and whoever comes or goes meanwhile shifts nothing.
 
+use super::page::fitting;
 use crate::app::Error;
 
 /// A part of a list of clients.
@@ -40,12 +41,42 @@ impl ClientPage {
         self.limit + 1
     }
 
+    /// The same for SQL.
+    pub(crate) fn probe_rows(&self) -> i64 {
+        i64::try_from(self.probe()).unwrap_or(i64::MAX)
+    }
+
+    /// The client after which the page begins, for SQL.
+    pub(crate) fn after_no(&self) -> i32 {
+        self.after
+            .and_then(|after| i32::try_from(after).ok())
+            .unwrap_or(0)
+    }
+
     /// Cuts clients (read with [`Self::probe`]) to the page and returns the token of the next one.
     pub(crate) fn cut<T>(&self, clients: &mut Vec<T>, number: impl Fn(&T) -> u32) -> String {
         if clients.len() <= self.limit {
             return String::new();
         }
         clients.truncate(self.limit);
+        clients
+            .last()
+            .map_or_else(String::new, |last| token(number(last)))
+    }
+}
+
+impl ClientPage {
+    /// As [`Self::cut`], and shorter when the clients would not fit into one message.
+    pub(crate) fn fit<T>(
+        &self,
+        clients: &mut Vec<T>,
+        number: impl Fn(&T) -> u32,
+        bytes: impl Fn(&T) -> usize,
+    ) -> String {
+        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+        if !fitting(clients, limit, bytes) {
+            return String::new();
+        }
         clients
             .last()
             .map_or_else(String::new, |last| token(number(last)))

@@ -151,6 +151,20 @@ pub(crate) const TABLE: Table = &[
         "/muster.report.v1.ReportService/GetEnforcement",
         ADMINISTRATOR,
     ),
+    (
+        "/muster.report.v1.ReportService/GetEvaluation",
+        ADMINISTRATOR,
+    ),
+    ("/muster.report.v1.ReportService/GetScans", ADMINISTRATOR),
+    (
+        "/muster.report.v1.ReportService/ListScanClients",
+        ADMINISTRATOR,
+    ),
+    (
+        "/muster.report.v1.ReportService/ListErrorClients",
+        ADMINISTRATOR,
+    ),
+    ("/muster.report.v1.ReportService/GetTrend", ADMINISTRATOR),
     ("/muster.report.v1.ReportService/ListErrors", ADMINISTRATOR),
     (
         "/muster.report.v1.ReportService/GetClientReport",

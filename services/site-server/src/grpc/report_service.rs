@@ -7,7 +7,7 @@ use muster_proto::report::report_service_server::ReportService;
 use tonic::{Request, Response, Status};
 
 use super::status;
-use crate::app::{Site, read_compliance, read_reports};
+use crate::app::{Site, keep_trend, read_compliance, read_failures, read_reports};
 
 /// The door.
 #[derive(Debug)]
@@ -71,11 +71,51 @@ impl ReportService for Door {
         Ok(Response::new(response.map_err(status)?))
     }
 
+    async fn get_evaluation(
+        &self,
+        request: Request<pb::GetEvaluationRequest>,
+    ) -> Result<Response<pb::GetEvaluationResponse>, Status> {
+        let response = read_failures::get_evaluation(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn get_scans(
+        &self,
+        request: Request<pb::GetScansRequest>,
+    ) -> Result<Response<pb::GetScansResponse>, Status> {
+        let response = read_failures::get_scans(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn list_scan_clients(
+        &self,
+        request: Request<pb::ListScanClientsRequest>,
+    ) -> Result<Response<pb::ListScanClientsResponse>, Status> {
+        let response = read_failures::list_scan_clients(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn list_error_clients(
+        &self,
+        request: Request<pb::ListErrorClientsRequest>,
+    ) -> Result<Response<pb::ListErrorClientsResponse>, Status> {
+        let response = read_failures::list_error_clients(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
+    async fn get_trend(
+        &self,
+        request: Request<pb::GetTrendRequest>,
+    ) -> Result<Response<pb::GetTrendResponse>, Status> {
+        let response = keep_trend::get_trend(&self.0, request.get_ref()).await;
+        Ok(Response::new(response.map_err(status)?))
+    }
+
     async fn list_errors(
         &self,
         request: Request<pb::ListErrorsRequest>,
     ) -> Result<Response<pb::ListErrorsResponse>, Status> {
-        let response = read_reports::list_errors(&self.0, request.get_ref()).await;
+        let response = read_failures::list_errors(&self.0, request.get_ref()).await;
         Ok(Response::new(response.map_err(status)?))
     }
 

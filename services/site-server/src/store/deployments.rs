@@ -58,6 +58,13 @@ pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<i
         .map(|row| row.get(0)))
 }
 
+/// Numbers of all deployments.
+pub(crate) async fn numbers(db: &impl GenericClient) -> Result<Vec<i32>, Error> {
+    const SQL: &str = "SELECT deployment_no FROM deployments ORDER BY deployment_no";
+    let rows = query(db, SQL, &[]).await?;
+    Ok(rows.iter().map(|row| row.get("deployment_no")).collect())
+}
+
 /// Removes a deployment and what clients said of it; its counters go with it. The caller sees to
 /// it that no report is recorded meanwhile.
 pub(crate) async fn delete(db: &impl GenericClient, deployment_no: i32) -> Result<(), Error> {

@@ -9,14 +9,18 @@ pub(crate) mod compliance;
 mod copy;
 pub(crate) mod deployment_states;
 pub(crate) mod deployments;
+pub(crate) mod error_reports;
+pub(crate) mod evaluation_reports;
 pub(crate) mod identities;
 pub(crate) mod packages;
 pub(crate) mod policy;
 pub(crate) mod quarantine;
 pub(crate) mod reports;
+pub(crate) mod scan_reports;
 pub(crate) mod sites;
 pub(crate) mod states;
 pub(crate) mod streams;
+pub(crate) mod trend;
 pub(crate) mod update_lists;
 pub(crate) mod updates;
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use deadpool_postgres::GenericClient;
-use muster_domain::error_code;
 use muster_proto::report as pb;
 use tokio_postgres::Row;
 
@@ -145,41 +144,6 @@ fn update_state(row: &Row) -> pb::UpdateState {
         deployment: row.get("deployment"),
         no_data: false,
     }
-}
-
-/// Errors of one deployment or of all, most clients first.
-pub(crate) async fn errors(
-    db: &impl GenericClient,
-    deployment_no: Option<i32>,
-) -> Result<Vec<pb::ErrorCount>, Error> {
-    const SQL: &str = "
-        SELECT error_code, count(DISTINCT client_no)::int4 AS clients,
-               count(DISTINCT update_no)::int4 AS updates, max(detail) AS detail
-        FROM (SELECT error_code, client_no, update_no, detail, deployment_no
-              FROM update_enforcement_states
-              UNION ALL
-              SELECT error_code, client_no, NULL, detail, deployment_no
-              FROM deployment_states) AS states
-        WHERE error_code <> 0 AND ($1::int4 IS NULL OR deployment_no = $1)
-        GROUP BY error_code ORDER BY clients DESC, updates DESC, error_code LIMIT 1000";
-    let count = |row: &Row| {
-        let error_code: i32 = row.get("error_code");
-        pb::ErrorCount {
-            error_code,
-            meaning: error_code::meaning(error_code)
-                .unwrap_or("not one of ours")
-                .to_owned(),
-            example_detail: row.get("detail"),
-            clients: number(row, "clients"),
-            updates: number(row, "updates"),
-            ..pb::ErrorCount::default()
-        }
-    };
-    Ok(query(db, SQL, &[&deployment_no])
-        .await?
-        .iter()
-        .map(count)
-        .collect())
 }
 
 /// All that is known of one client.

@@ -8,7 +8,9 @@ use muster_runtime::{Backoff, Tasks};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::distribute_content::{self, Progress};
-use crate::app::{Error, Site, backlog, follow_catalog, give_directions, sum_up_counters};
+use crate::app::{
+    Error, Site, backlog, follow_catalog, give_directions, keep_trend, sum_up_counters,
+};
 
 /// How often it is looked what distribution points should have; a package or a new need wakes the
 /// task at once.
@@ -25,6 +27,9 @@ const BACKLOG: Duration = Duration::from_secs(5);
 const DIRECTIONS: Duration = Duration::from_secs(2);
 /// How often what batches moved is added to the counters.
 const COUNTERS: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a snapshot of the reports is due.
+const TREND: Duration = Duration::from_secs(30);
 
 /// Starts all of them.
 pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
@@ -56,6 +61,16 @@ pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
         let site = Arc::clone(&it);
         async move { sum_up_counters::sum_up_counters(&site).await }
     });
+    let it = Arc::clone(site);
+    tasks.every(
+        "keep-trend",
+        TREND.min(site.config.trend.interval),
+        None,
+        move || {
+            let site = Arc::clone(&it);
+            async move { keep_trend::keep_trend(&site, jiff::Timestamp::now()).await }
+        },
+    );
     let it = Arc::clone(site);
     tasks.every("watch-backlog", BACKLOG, None, move || {
         let site = Arc::clone(&it);

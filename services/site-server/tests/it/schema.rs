@@ -31,8 +31,10 @@ async fn the_shown_schema_is_what_the_migrations_make() {
 
 async fn describe(site: &Site) -> String {
     const TABLES: &str = "
-        SELECT c.oid, c.relname::text FROM pg_class c
-        WHERE c.relnamespace = 'site'::regnamespace AND c.relkind = 'r'
+        SELECT c.oid, c.relname::text, COALESCE(' PARTITION BY ' || pg_get_partkeydef(c.oid), '')
+        FROM pg_class c
+        WHERE c.relnamespace = 'site'::regnamespace AND c.relkind IN ('r', 'p')
+          AND NOT c.relispartition
           AND c.relname NOT IN ('leases', 'lease_signs', 'refinery_schema_history') ORDER BY c.relname";
     const COLUMNS: &str = "
         SELECT format('%s %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
@@ -56,6 +58,7 @@ async fn describe(site: &Site) -> String {
     let mut text = HEADER.to_owned();
     for table in db.query(TABLES, &[]).await.unwrap() {
         let (oid, name): (u32, String) = (table.get(0), table.get(1));
+        let partitions: String = table.get(2);
         let line = |row: &Row| format!("    {}", row.get::<_, String>(0));
         let mut lines: Vec<String> = db
             .query(COLUMNS, &[&oid])
@@ -71,7 +74,8 @@ async fn describe(site: &Site) -> String {
                 .iter()
                 .map(line),
         );
-        write!(text, "\nCREATE TABLE {name} (\n{}\n);\n", lines.join(",\n")).unwrap();
+        let lines = lines.join(",\n");
+        write!(text, "\nCREATE TABLE {name} (\n{lines}\n){partitions};\n").unwrap();
         for index in db.query(INDEXES, &[&oid]).await.unwrap() {
             writeln!(text, "{};", index.get::<_, String>(0)).unwrap();
         }

@@ -19,7 +19,9 @@ use muster_runtime::tls::ca::signing_request;
 use muster_testkit::postgres::TestDatabase;
 use muster_testkit::rabbit::TestVhost;
 use prost::Message;
-use site_server::{CaConfig, ClientSettings, Config, DistributionPoint, Handle, Pause, Roles};
+use site_server::{
+    CaConfig, ClientSettings, Config, DistributionPoint, Handle, Pause, Roles, TrendConfig,
+};
 
 use crate::roles::Others;
 
@@ -99,6 +101,7 @@ impl Ground {
                 software_update_points: vec!["https://sup.example:8420".into()],
             },
             client_settings: ClientSettings::default(),
+            trend: TrendConfig::default(),
         };
         Self {
             config,

@@ -265,15 +265,169 @@ impl ReportService for Fake {
         }))
     }
 
+    async fn get_evaluation(
+        &self,
+        request: Request<GetEvaluationRequest>,
+    ) -> Answer<GetEvaluationResponse> {
+        let request = request.into_inner();
+        check("deployment", &request.deployment).await?;
+        self.ask(&request);
+        let all = [ClientEvaluation {
+            client_id: id(0x11),
+            host_name: "web-01".to_owned(),
+            state: DeploymentEvaluation::Succeeded.into(),
+            compliance: DeploymentCompliance::NonCompliant.into(),
+            changed_at: ago(60),
+            ..Default::default()
+        }];
+        let (clients, next_page_token) = page(&all, request.page_size, &request.page_token);
+        let count = |state: DeploymentEvaluation, clients| EvaluationCount {
+            state: state.into(),
+            clients,
+        };
+        Ok(Response::new(GetEvaluationResponse {
+            states: vec![
+                count(DeploymentEvaluation::Unspecified, 1),
+                count(DeploymentEvaluation::Succeeded, 201),
+            ],
+            clients,
+            next_page_token,
+        }))
+    }
+
+    async fn get_scans(&self, request: Request<GetScansRequest>) -> Answer<GetScansResponse> {
+        let request = request.into_inner();
+        check("collection", &request.collection).await?;
+        self.ask(&request);
+        let count = |state: UpdateSourceScan, clients| ScanCount {
+            state: state.into(),
+            clients,
+        };
+        Ok(Response::new(GetScansResponse {
+            clients: 202,
+            states: vec![
+                count(UpdateSourceScan::Completed, 200),
+                count(UpdateSourceScan::Failed, 2),
+            ],
+            errors: vec![ScanErrorCount {
+                error_code: muster_domain::error_code::PACKAGE_HELD,
+                meaning: "the package is on hold".to_owned(),
+                example_detail: "libssl3 is on hold".to_owned(),
+                clients: 2,
+            }],
+        }))
+    }
+
+    async fn list_scan_clients(
+        &self,
+        request: Request<ListScanClientsRequest>,
+    ) -> Answer<ListScanClientsResponse> {
+        let request = request.into_inner();
+        check("collection", &request.collection).await?;
+        self.ask(&request);
+        let all = [ClientScan {
+            client_id: id(0x11),
+            host_name: "web-01".to_owned(),
+            state: UpdateSourceScan::Failed.into(),
+            error_code: muster_domain::error_code::PACKAGE_HELD,
+            detail: "libssl3 is on hold".to_owned(),
+            last_scanned_at: ago(3_600),
+            last_report_at: ago(60),
+        }];
+        let (clients, next_page_token) = page(&all, request.page_size, &request.page_token);
+        Ok(Response::new(ListScanClientsResponse {
+            clients,
+            next_page_token,
+        }))
+    }
+
+    async fn list_error_clients(
+        &self,
+        request: Request<ListErrorClientsRequest>,
+    ) -> Answer<ListErrorClientsResponse> {
+        let request = request.into_inner();
+        self.ask(&request);
+        let all = [ClientError {
+            client_id: id(0x11),
+            host_name: "web-01".to_owned(),
+            updates: 1,
+            detail: "libssl3 is on hold".to_owned(),
+            changed_at: ago(60),
+        }];
+        let (clients, next_page_token) = page(&all, request.page_size, &request.page_token);
+        Ok(Response::new(ListErrorClientsResponse {
+            clients,
+            next_page_token,
+        }))
+    }
+
+    async fn get_trend(&self, request: Request<GetTrendRequest>) -> Answer<GetTrendResponse> {
+        use get_trend_request::Thing;
+        let request = request.into_inner();
+        self.ask(&request);
+        let mut answer = GetTrendResponse::default();
+        for n in 0..3 {
+            let at = fixed(1_000_000_800 + i64::from(n) * 86_400);
+            match &request.thing {
+                None => answer.site.push(SitePoint {
+                    at,
+                    clients: 202,
+                    never_reported: 2 - n,
+                    old_catalog: 10,
+                    scan_failed: n,
+                    non_compliant: 150 - 50 * n,
+                    required: 4_000,
+                    ..Default::default()
+                }),
+                Some(Thing::UpdateList(name)) => {
+                    check("update list", name).await?;
+                    answer.update_list.push(ListPoint {
+                        at,
+                        clients: 200,
+                        compliant: 60 + 60 * n,
+                        non_compliant: 130 - 60 * n,
+                        unknown: 7,
+                        no_data: 3,
+                    });
+                }
+                Some(Thing::Deployment(name)) => {
+                    check("deployment", name).await?;
+                    let count = |state: DeploymentEnforcement, clients| StateCount {
+                        state: state.into(),
+                        clients,
+                    };
+                    answer.deployment.push(DeploymentPoint {
+                        at,
+                        clients: 200,
+                        states: vec![
+                            count(DeploymentEnforcement::SuccessfullyInstalled, 90 * n),
+                            count(DeploymentEnforcement::FailedToInstall, 5),
+                            count(DeploymentEnforcement::Downloading, 195 - 90 * n),
+                        ],
+                    });
+                }
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    /// Counted apart by update, there is an update.
     async fn list_errors(&self, request: Request<ListErrorsRequest>) -> Answer<ListErrorsResponse> {
-        self.ask(&request.into_inner());
+        let request = request.into_inner();
+        self.ask(&request);
+        let (update_no, title) = match request.grouping() {
+            ErrorGrouping::Update => (4_711, "openssl security update".to_owned()),
+            ErrorGrouping::Unspecified | ErrorGrouping::Deployment => (0, String::new()),
+        };
         let errors = vec![ErrorCount {
             error_code: muster_domain::error_code::PACKAGE_HELD,
             meaning: "the package is on hold".to_owned(),
             example_detail: "libssl3 is on hold".to_owned(),
             clients: 1,
             updates: 1,
-            ..Default::default()
+            deployment: String::new(),
+            update_no,
+            title,
         }];
         Ok(Response::new(ListErrorsResponse { errors }))
     }

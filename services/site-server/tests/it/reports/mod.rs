@@ -2,7 +2,10 @@
 //! by one gives.
 
 mod compliance;
+mod failures;
+mod trend;
 mod truth;
+mod views;
 
 use muster_domain::states::Detection;
 use muster_proto::report as pb;
@@ -34,7 +37,10 @@ impl Random {
 pub(super) const UPDATES: u32 = 12;
 
 pub(super) async fn site_with_catalog() -> Site {
-    let site = Site::start().await;
+    with_catalog(Site::start().await).await
+}
+
+pub(super) async fn with_catalog(site: Site) -> Site {
     let catalog = (1..=UPDATES).map(|no| muster_proto::catalog::Update {
         generation: if no <= 8 { 1 } else { 2 },
         ..update(no, &format!("source-{no}"), &["leaf"])
