@@ -23,6 +23,9 @@ use crate::{Error, identity, wire};
 /// What a management point says of a certificate that another one took the place of.
 const REPLACED: &str = "CERTIFICATE_REPLACED";
 
+/// What the site says when nobody doubts the identity.
+const NOT_ASKED: &str = "RENEWAL_NOT_ASKED";
+
 /// Key and certificate that the files are to have, as they lie in the database until they do.
 #[derive(Debug, Serialize, Deserialize)]
 struct Next {
@@ -44,7 +47,7 @@ impl Agent {
         let request = RenewIdentityRequest {
             csr: request_for(&key)?.into(),
             machine: Some(facts(&self.provider().machine())),
-            run_id: 0,
+            run_id: self.run().map_or(0, |run| run.id),
         };
         let points = self.locations()?.management_points;
         let answer = wire::first(
@@ -86,6 +89,24 @@ impl Agent {
         tracing::warn!(client.id = %before, new.id = %fresh.client_id, epoch = fresh.epoch,
                        "identity renewed");
         Ok(())
+    }
+
+    /// As [`Self::renew_identity`], for a wish that may be older than what became of it. Says
+    /// whether there is a new one.
+    ///
+    /// # Errors
+    /// As [`Self::renew_identity`].
+    pub(crate) async fn renew_if_asked(&self) -> Result<bool, Error> {
+        match self.renew_identity().await {
+            Ok(()) => Ok(true),
+            Err(error) if error.reason().as_deref() == Some(NOT_ASKED) => {
+                // A key that lies around could be copied with the disk.
+                let path = next_key(self.dir());
+                fs::remove_file(&path).map_err(Error::file(&path))?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// After a call failed: whether it is worth repeating, because the certificate it was made

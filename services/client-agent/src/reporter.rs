@@ -153,7 +153,8 @@ impl Agent {
         match heard {
             Heard::Send => Ok(true),
             Heard::Register => self.registers_first().await,
-            Heard::RenewIdentity => self.renew_identity().await.map(|()| true),
+            // A management point may not know yet what became of it.
+            Heard::RenewIdentity => self.renew_if_asked().await,
             Heard::Nothing => Ok(false),
         }
     }

@@ -461,12 +461,14 @@ impl StateService for Service {
         if known.unavailable == Some(false) {
             return Err(unavailable());
         }
+        let mut epoch = 0;
         for bytes in &request.get_ref().reports {
             assert!(bytes.len() <= 1024 * 1024);
             let report = Report::decode(bytes.clone()).unwrap();
             let id = ClientId::from_slice(&report.client_id).unwrap();
             assert_eq!(id.to_string(), client, "a report names its sender");
             known.held.apply(&report);
+            epoch = report.epoch;
             known.reports.push(report);
         }
         if known.unavailable == Some(true) {
@@ -476,6 +478,7 @@ impl StateService for Service {
         let renew = forked.is_some_and(|forked| forked.to_string() == client);
         let wish = renew.then(|| Wish {
             kind: WishKind::RenewIdentity.into(),
+            epoch,
             ..Default::default()
         });
         let asked = known.wish.take();

@@ -50,6 +50,5 @@ pub(crate) async fn run(
         all: args.all,
     };
     let answer = site.clients().resync_clients(request).await?.into_inner();
-    printer.note("each sends a full report after its next contact with a management point");
     printer.show(&answer)
 }

@@ -102,6 +102,15 @@ impl ClientService for Fake {
         Ok(Response::new(GetClientResponse {
             client: Some(client(0x11, &name)),
             collections,
+            stream: Some(Stream {
+                contiguous_serial: 471,
+                highest_serial: 480,
+                gap_since: ago(420),
+                asks: 1,
+                ask_at: ago(-7_200),
+                ..Default::default()
+            }),
+            clone_ids: vec![id(0x12)],
             ..Default::default()
         }))
     }
