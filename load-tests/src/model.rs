@@ -143,16 +143,33 @@ async fn report(ground: &Ground, fleet: &[Member]) -> Result<u64> {
     Ok(wrong + u64::from(totals != [clients, compliant, non_compliant, doubtful]))
 }
 
+/// Installed, required and unknown of each update that somebody lists.
 fn counts(fleet: &[Member]) -> BTreeMap<i32, [i32; 3]> {
-    let mut counts: BTreeMap<i32, [i32; 3]> = BTreeMap::new();
+    let mut counts: Vec<[i32; 3]> = Vec::new();
     for member in fleet.iter().filter(|member| member.serial > 0) {
-        for (at, numbers) in columns(member).iter().enumerate() {
-            for number in numbers {
-                counts.entry(*number).or_default()[at] += 1;
+        for (number, state) in member.states.iter().map(|cell| uncell(*cell)) {
+            let (at, Some(column)) = (number.0 as usize, column(state)) else {
+                continue;
+            };
+            if at >= counts.len() {
+                counts.resize(at + 1, [0; 3]);
             }
+            counts[at][column] += 1;
         }
     }
-    counts
+    (0..)
+        .zip(counts)
+        .filter(|(_, counts)| *counts != [0; 3])
+        .collect()
+}
+
+fn column(state: Detection) -> Option<usize> {
+    match state {
+        Detection::Installed => Some(0),
+        Detection::Required => Some(1),
+        Detection::Unknown => Some(2),
+        Detection::NotRequired => None,
+    }
 }
 
 fn columns(member: &Member) -> [Vec<i32>; 3] {
@@ -161,12 +178,7 @@ fn columns(member: &Member) -> [Vec<i32>; 3] {
         return columns;
     }
     for (number, state) in member.states.iter().map(|cell| uncell(*cell)) {
-        let at = match state {
-            Detection::Installed => 0,
-            Detection::Required => 1,
-            Detection::Unknown => 2,
-            Detection::NotRequired => continue,
-        };
+        let Some(at) = column(state) else { continue };
         columns[at].push(i32::try_from(number.0).unwrap_or(0));
     }
     columns

@@ -1,5 +1,6 @@
 //! The same work done the plain way, on the same servers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,9 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use load_tests::fleet::{Member, uncell};
+use load_tests::fleet::{Member, SHARDS, Sent, messages, uncell};
 use load_tests::ground::Ground;
+use muster_compliance::packed;
+use muster_domain::UpdateNo;
+use muster_domain::states::Detection;
+use muster_proto::state as pb;
 use muster_rabbitmq::{Batch, Headers, Publisher};
+use prost::Message;
+use uuid::Uuid;
 
 /// L1: binary COPY of the states, exploded into rows, into a bare logged table. One transaction.
 pub(crate) async fn copy(ground: &Ground, members: &[Member], first_no: usize) -> Result<Duration> {
@@ -53,9 +60,95 @@ pub(crate) async fn copy(ground: &Ground, members: &[Member], first_no: usize) -
     Ok(took)
 }
 
+/// The same reports through a pipeline that keeps one row per state, with a serial and a time of
+/// its own, in a table with a key: what rows instead of a client's arrays would cost.
+pub(crate) async fn row_mode(
+    ground: &Ground,
+    broker: &muster_rabbitmq::Config,
+    members: &[Member],
+    reports: &[Sent],
+) -> Result<Duration> {
+    const UPSERT: &str = "
+        INSERT INTO row_mode AS held
+        SELECT *, now() FROM unnest($1::int4[], $2::int4[], $3::int2[], $4::int8[])
+        ON CONFLICT (client_no, update_no) DO UPDATE SET (state, serial, changed_at) =
+            (excluded.state, excluded.serial, excluded.changed_at)
+        WHERE held.serial < excluded.serial";
+    let db = ground.pool.get().await?;
+    db.batch_execute(
+        "CREATE TABLE row_mode (client_no integer, update_no integer, state smallint NOT NULL,
+                                serial bigint NOT NULL, changed_at timestamptz NOT NULL,
+                                PRIMARY KEY (client_no, update_no))",
+    )
+    .await?;
+    let numbers: HashMap<Uuid, i32> = members.iter().map(|it| it.id).zip(1..).collect();
+    let (numbers, done) = (Arc::new(numbers), Arc::new(AtomicUsize::new(0)));
+    let queues: Vec<String> = (0..SHARDS).map(|shard| format!("rows.{shard}")).collect();
+    muster_rabbitmq::topology::declare(broker, &queues).await?;
+    let publisher = &Publisher::start(broker, &ground.tasks).await?;
+    for queue in &queues {
+        let (pool, numbers, done) = (ground.pool.clone(), Arc::clone(&numbers), Arc::clone(&done));
+        let handler = move |batch: Vec<muster_rabbitmq::Delivery>| {
+            let (pool, numbers, done) = (pool.clone(), Arc::clone(&numbers), Arc::clone(&done));
+            async move {
+                let mut rows: Vec<(i32, i32, i16, i64)> = Vec::new();
+                let mut reports = 0;
+                for message in batch {
+                    for envelope in pb::ReportBatch::decode(message.body)?.reports {
+                        let report = pb::Report::decode(envelope.report)?;
+                        let client_no = Uuid::from_slice(&report.client_id).ok();
+                        let client_no = client_no.and_then(|id| numbers.get(&id).copied());
+                        let serial = i64::try_from(report.last_serial)?;
+                        let compliance = report.compliance.unwrap_or_default();
+                        let states =
+                            packed::unpack(&compliance.update_numbers, &compliance.states)?;
+                        let row = |(number, state): (UpdateNo, Detection)| {
+                            let (no, update) = (client_no?, i32::try_from(number.0).ok()?);
+                            Some((no, update, i16::from(state.id()), serial))
+                        };
+                        rows.extend(states.into_iter().filter_map(row));
+                        reports += 1;
+                    }
+                }
+                rows.sort_unstable();
+                rows.dedup();
+                let no: Vec<i32> = rows.iter().map(|row| row.0).collect();
+                let update: Vec<i32> = rows.iter().map(|row| row.1).collect();
+                let state: Vec<i16> = rows.iter().map(|row| row.2).collect();
+                let serial: Vec<i64> = rows.iter().map(|row| row.3).collect();
+                let db = pool.get().await?;
+                let upsert = db.prepare_cached(UPSERT).await?;
+                db.execute(&upsert, &[&no, &update, &state, &serial])
+                    .await?;
+                done.fetch_add(reports, Ordering::Relaxed);
+                Ok::<(), anyhow::Error>(())
+            }
+        };
+        muster_rabbitmq::consume(broker, queue, Batch::default(), &ground.tasks, handler).await?;
+    }
+    let messages = messages(reports);
+    let begin = Instant::now();
+    let sent = futures::stream::iter(messages).map(|(shard, body, count)| {
+        let headers = Headers {
+            traceparent: None,
+            count,
+        };
+        publisher.publish(&queues[usize::from(shard)], body, headers)
+    });
+    let mut sent = sent.buffer_unordered(64);
+    while let Some(result) = sent.next().await {
+        result?;
+    }
+    while done.load(Ordering::Relaxed) < reports.len() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(begin.elapsed())
+}
+
 /// L2: one message and one upsert per state, two queues with a consumer each.
 pub(crate) async fn one_by_one(
     ground: &Ground,
+    broker: &muster_rabbitmq::Config,
     members: &[Member],
     most: usize,
 ) -> Result<(usize, Duration)> {
@@ -70,9 +163,8 @@ pub(crate) async fn one_by_one(
     )
     .await?;
     let queues = ["peer.0".to_owned(), "peer.1".to_owned()];
-    let broker = ground.peer_broker()?;
-    muster_rabbitmq::topology::declare(&broker, &queues).await?;
-    let publisher = &Publisher::start(&broker, &ground.tasks).await?;
+    muster_rabbitmq::topology::declare(broker, &queues).await?;
+    let publisher = &Publisher::start(broker, &ground.tasks).await?;
     let done = Arc::new(AtomicUsize::new(0));
     for queue in &queues {
         let (pool, done) = (ground.pool.clone(), Arc::clone(&done));
@@ -99,7 +191,7 @@ pub(crate) async fn one_by_one(
             wait: Duration::ZERO,
             ..Batch::default()
         };
-        muster_rabbitmq::consume(&broker, queue, batch, &ground.tasks, handler).await?;
+        muster_rabbitmq::consume(broker, queue, batch, &ground.tasks, handler).await?;
     }
     let states: Vec<(usize, u32)> = members
         .iter()

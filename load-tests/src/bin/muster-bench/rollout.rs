@@ -104,13 +104,19 @@ pub(crate) async fn run(size: Size, place: &Place) -> Result<()> {
         bare,
     );
     let most = (states / 100).clamp(size.states, ONE_BY_ONE);
-    let (sample, took) = limits::one_by_one(&ground, &fleet.members, most).await?;
+    let broker = ground.peer_broker()?;
+    let (sample, took) = limits::one_by_one(&ground, &broker, &fleet.members, most).await?;
     figures.at_least(
         "states_per_second_to_one_by_one",
         ours,
         rate(sample, took),
         50.0,
     );
+    // Another first report of a few: the site gets none of them.
+    let mut few = fleet.members[..more / 4].to_vec();
+    let reports = first_reports(&mut few, &mut random);
+    let took = limits::row_mode(&ground, &broker, &few, &reports).await?;
+    figures.beside("states_per_second_row_mode", rate(cells(&few), took), bare);
     let memory = ground.memory();
     figures.below("peak_memory_mib_site_server", memory.site_server, 1_024.0);
     figures.below(
