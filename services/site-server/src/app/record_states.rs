@@ -191,16 +191,20 @@ async fn write(
     negative_controls::count_deliveries(&mut settled.moves, &delivered);
     let (replaced, unlogged) = (&settled.replaced, &settled.unlogged);
     compliance::keep_rows(tx, &settled.rows, replaced, unlogged).await?;
-    compliance::keep_log(tx, &settled.log, now).await?;
-    let state_moves = states::keep_newest(tx, &newest(&works)).await?;
-    let needs = unknown_needs(site, &works);
-    let needs = compliance::add_needs(tx, &needs.iter().collect::<Vec<_>>()).await?;
+    let (fresh, needs) = (newest(&works), unknown_needs(site, &works));
+    let needs: Vec<&(i32, String)> = needs.iter().collect();
     let marks: Vec<(i32, &Stream)> = works
         .iter()
         .filter(|work| work.marks_changed)
         .map(|work| (work.known.client_no, &work.known.stream))
         .collect();
-    streams::keep(tx, &marks, Some(now)).await?;
+    // None of these builds on another: they are under way together, on the one connection.
+    let ((), state_moves, needs, ()) = tokio::try_join!(
+        compliance::keep_log(tx, &settled.log, now),
+        states::keep_newest(tx, &fresh),
+        compliance::add_needs(tx, &needs),
+        streams::keep(tx, &marks, Some(now)),
+    )?;
     let (reports, states) = (recorded.reports, recorded.states);
     let counters = state_moves.counters();
     compliance::move_counters(tx, &settled.moves, &counters, reports, states).await?;

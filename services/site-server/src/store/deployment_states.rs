@@ -21,8 +21,10 @@ pub(super) async fn keep_newest(
     fresh: &Fresh,
 ) -> Result<StateMoves, Error> {
     let mut moves = replace(db, fresh).await?;
-    keep_updates(db, fresh, &mut moves).await?;
-    keep_deployments(db, fresh, &mut moves).await?;
+    let (updates, deployments) =
+        tokio::try_join!(keep_updates(db, fresh), keep_deployments(db, fresh))?;
+    moves.updates.extend(updates);
+    moves.deployments.extend(deployments);
     Ok(moves)
 }
 
@@ -140,8 +142,7 @@ pub(crate) async fn updates_after(
 async fn keep_updates(
     db: &impl GenericClient,
     fresh: &Fresh,
-    moves: &mut StateMoves,
-) -> Result<(), Error> {
+) -> Result<Vec<Moved<(i32, i32), OfUpdate>>, Error> {
     // A deployment that was deleted meanwhile has no row to join: its states go with it. What a
     // row said before is read as it was when the statement began.
     const SQL: &str = "
@@ -166,7 +167,7 @@ async fn keep_updates(
                AND b.update_no = held.update_no) AS before";
     let rows = fresh.rows_of(|client| &client.enforcements);
     if rows.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let (no, epoch, serial) = columns(&rows, |row| row.serial);
     let deployment: Vec<Uuid> = column(&rows, |row| row.deployment_id.0);
@@ -187,7 +188,7 @@ async fn keep_updates(
         &changed_at,
     ];
     let kept = query(db, SQL, params).await?;
-    moves.updates.extend(kept.iter().map(|row| {
+    let moves = kept.iter().map(|row| {
         let before = row
             .get::<_, Option<Vec<i32>>>("before")
             .map(|before| OfUpdate {
@@ -199,15 +200,14 @@ async fn keep_updates(
                 error_code: before[1],
             });
         moved(row, update_key(row), before, Some(of_update(row)))
-    }));
-    Ok(())
+    });
+    Ok(moves.collect())
 }
 
 async fn keep_deployments(
     db: &impl GenericClient,
     fresh: &Fresh,
-    moves: &mut StateMoves,
-) -> Result<(), Error> {
+) -> Result<Vec<Moved<i32, OfDeployment>>, Error> {
     const SQL: &str = "
         INSERT INTO deployment_states AS held
             (client_no, deployment_no, compliance, enforcement, evaluation, error_code, detail,
@@ -232,7 +232,7 @@ async fn keep_deployments(
                AND b.deployment_no = held.deployment_no) AS before";
     let rows = fresh.rows_of(|client| &client.deployments);
     if rows.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let (no, epoch, serial) = columns(&rows, |row| row.serial);
     let deployment: Vec<Uuid> = column(&rows, |row| row.deployment_id.0);
@@ -255,12 +255,12 @@ async fn keep_deployments(
         &changed_at,
     ];
     let kept = query(db, SQL, params).await?;
-    moves.deployments.extend(kept.iter().map(|row| {
+    let moves = kept.iter().map(|row| {
         let before = row.get::<_, Option<Vec<i32>>>("before");
         let before = before.map(|it| said(it[0], it[1], it[2], it[3]));
         moved(row, deployment_key(row), before, Some(of_deployment(row)))
-    }));
-    Ok(())
+    });
+    Ok(moves.collect())
 }
 
 fn gone<K, S>(rows: &[Row], key: fn(&Row) -> K, said: fn(&Row) -> S) -> Vec<Moved<K, S>> {

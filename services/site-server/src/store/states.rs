@@ -58,16 +58,18 @@ impl Fresh {
     }
 }
 
-/// Writes all of it, in the order of the tables; returns what really changed of deployments.
+/// Writes all of it, without waiting for one table before the next; returns what really changed of deployments.
 pub(crate) async fn keep_newest(
     db: &impl GenericClient,
     fresh: &Fresh,
 ) -> Result<StateMoves, Error> {
-    let moves = deployment_states::keep_newest(db, fresh).await?;
-    keep_scans(db, fresh).await?;
-    keep_restarts(db, fresh).await?;
-    keep_inventories(db, fresh).await?;
-    keep_health(db, fresh).await?;
+    let (moves, (), (), (), ()) = tokio::try_join!(
+        deployment_states::keep_newest(db, fresh),
+        keep_scans(db, fresh),
+        keep_restarts(db, fresh),
+        keep_inventories(db, fresh),
+        keep_health(db, fresh),
+    )?;
     Ok(moves)
 }
 
