@@ -1,5 +1,6 @@
 //! The stage for stories about whole sites: real processes, the real archive, a real Debian
-//! root. The stories themselves are in `tests/stories`.
+//! root. The stories themselves are in `tests/stories`; [`faults`] is another stage, for stories
+//! about what goes wrong.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use muster_local::administrator::{Administrator, number};
 use muster_local::packages::{self, Install};
 use muster_local::site::{Plan, Setting};
 use muster_local::{DebianRoot, Interrupt, Service, Site, State, state};
+
+pub mod faults;
 
 /// A site of its own, with the catalog of this machine's suites.
 pub struct Stage {
@@ -186,6 +189,30 @@ impl Drop for Stage {
                 self.folder.display()
             ));
         }
+    }
+}
+
+/// The seed of a run: printed, and taken from MUSTER_SEED to see the same run again.
+///
+/// # Errors
+/// MUSTER_SEED is not a number.
+pub fn seed() -> Result<u64> {
+    let seed = match std::env::var("MUSTER_SEED") {
+        Ok(text) => text.parse().context("MUSTER_SEED must be a number")?,
+        Err(_) => rand::random_range(0..1_000_000),
+    };
+    say(&format!("seed: MUSTER_SEED={seed}"));
+    Ok(seed)
+}
+
+/// How often each failpoint is hit: 5 times, or MUSTER_FAULTS.
+///
+/// # Errors
+/// MUSTER_FAULTS is not a number.
+pub fn repeats() -> Result<usize> {
+    match std::env::var("MUSTER_FAULTS") {
+        Ok(text) => text.parse().context("MUSTER_FAULTS must be a number"),
+        Err(_) => Ok(5),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hierarchy_tests::{Stage, say};
+use hierarchy_tests::{Stage, say, seed};
 use muster_local::agents::{Agent, Fleet, Rights};
 use muster_local::{Service, Site};
 use rand::rngs::StdRng;
@@ -54,16 +54,6 @@ fn strike(site: &mut Site, part: Part) -> Result<()> {
             site.rabbit.restart()
         }
     }
-}
-
-/// The seed of a run: printed, and taken from MUSTER_SEED to see the same run again.
-fn seed() -> Result<u64> {
-    let seed = match std::env::var("MUSTER_SEED") {
-        Ok(text) => text.parse().context("MUSTER_SEED must be a number")?,
-        Err(_) => rand::random_range(0..1_000_000),
-    };
-    say(&format!("seed: MUSTER_SEED={seed}"));
-    Ok(seed)
 }
 
 #[test]

@@ -1,5 +1,10 @@
-//! Stories about one whole site, with real processes against the real archive.
+//! Stories about one whole site, with real processes: against the real archive, or against faults of every kind.
 
+mod agent_failpoints;
+mod controls;
+mod failpoints;
 mod kill_nine;
+mod mangled;
 mod oracle;
+mod takeover;
 mod tampering;

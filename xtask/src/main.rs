@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod demo;
 mod down;
+mod faults;
 mod load;
 mod test;
 mod up;
@@ -39,6 +40,8 @@ enum Command {
     Test(test::Args),
     /// Start only the private servers that tests need, and print how to use them
     TestServices(test::ServicesArgs),
+    /// Run the fault stories in their larger form
+    Faults(faults::Args),
     /// Run one benchmark and print its figures
     Bench(bench::Args),
     /// Let a simulated fleet do something to a site of its own, and check what came of it
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&workspace, &args),
         Command::TestServices(args) => test::services(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Faults(args) => faults::run(&workspace, &args),
         Command::Load(args) => load::run(&workspace, &args),
     });
     match result {

@@ -239,6 +239,51 @@ impl Process {
         self.start()
     }
 
+    /// As [`Process::restart`], as another program or with other arguments from now on.
+    ///
+    /// # Errors
+    /// As [`Process::restart`].
+    pub fn restart_as(&mut self, launch: Launch) -> Result<()> {
+        self.launch = launch;
+        self.restart()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// It was ended before, or does not end in time.
+    pub fn wait_end(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + deadline;
+        loop {
+            if self.running.is_none() {
+                bail!("{} does not run", self.launch.name);
+            }
+            if let Some(status) = self.exit_status()? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                bail!(
+                    "{} has not ended after {} s{}",
+                    self.launch.name,
+                    deadline.as_secs(),
+                    self.log_tail()
+                );
+            }
+            self.state.interrupt().sleep(POLL)?;
+        }
+    }
+
+    /// Sends a signal (`STOP`, `CONT`) to the process alone.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        match &self.running {
+            Some((_, identity)) => identity.signal(signal, false),
+            None => bail!("{} does not run", self.launch.name),
+        }
+    }
+
     fn start(&mut self) -> Result<()> {
         let name = &self.launch.name;
         let log = OpenOptions::new()

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -214,7 +214,19 @@ impl Rabbit {
         let file = self.home.join("definitions.json");
         secret::write_private(&file, &definitions.to_string())?;
         account::give(&file, self.account.as_ref())?;
-        let result = self.ctl(&["import_definitions".as_ref(), file.as_os_str()]);
+        // A node on a busy machine answers AMQP a moment before it takes commands.
+        let end = Instant::now() + Duration::from_secs(30);
+        let result = loop {
+            let result = self.ctl(&["import_definitions".as_ref(), file.as_os_str()]);
+            let starting =
+                |error: &anyhow::Error| format!("{error:#}").contains("app to be running");
+            match result {
+                Err(error) if starting(&error) && Instant::now() < end => {
+                    self.state.interrupt().sleep(Duration::from_millis(500))?;
+                }
+                result => break result,
+            }
+        };
         fs::remove_file(&file)?;
         result
             .map(drop)
@@ -244,6 +256,14 @@ impl Rabbit {
     /// The signal cannot be sent.
     pub fn kill_9(&mut self) -> Result<()> {
         self.server.kill_9()
+    }
+
+    /// Sends a signal (`STOP`, `CONT`) to the node.
+    ///
+    /// # Errors
+    /// It does not run, or the signal cannot be sent.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        self.server.signal(signal)
     }
 
     /// Starts the node again on the same data and ports, and waits until it answers.

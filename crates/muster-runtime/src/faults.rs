@@ -163,6 +163,8 @@ mod tests {
         }
     }
 
+    // Nothing is armed by it.
+    #[allow(clippy::disallowed_methods)]
     #[test]
     fn a_place_that_does_not_exist_is_refused() {
         let abort = Abort {

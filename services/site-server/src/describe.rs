@@ -77,6 +77,10 @@ pub(crate) fn describe() {
         "muster_state_states_total",
         "States in the reports that were recorded."
     );
+    describe_counter!(
+        "muster_state_early_total",
+        "Reports that came before one they follow, and wait for it."
+    );
     describe_histogram!(
         "muster_state_batch_seconds",
         "Time from taking a batch of messages to its commit."

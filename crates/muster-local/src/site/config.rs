@@ -65,7 +65,7 @@ impl Site {
             for setting in self.plan.settings.iter().filter(|it| it.service == service) {
                 set(&mut table, setting.key, setting.value.clone())?;
             }
-            secret::write_private(&self.config_file(service), &toml::to_string_pretty(&table)?)?;
+            secret::write_private(&self.config(service), &toml::to_string_pretty(&table)?)?;
         }
         Ok(())
     }

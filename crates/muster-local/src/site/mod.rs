@@ -268,6 +268,55 @@ impl Site {
         self.wait_ready(service)
     }
 
+    /// Starts a server again as another program, which gets these arguments and then
+    /// `--config FILE`. Does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It runs, or cannot be started.
+    pub fn spawn_as(&mut self, service: Service, program: &str, args: &[String]) -> Result<()> {
+        let launch = Launch::new(service.name(), self.program(program))
+            .args(args)
+            .arg("--config")
+            .arg(self.config(service));
+        self.process(service)?.restart_as(launch)
+    }
+
+    /// Waits until a server ends by itself.
+    ///
+    /// # Errors
+    /// It does not run, or does not end in time.
+    pub fn wait_end(
+        &mut self,
+        service: Service,
+        deadline: Duration,
+    ) -> Result<std::process::ExitStatus> {
+        self.process(service)?.wait_end(deadline)
+    }
+
+    /// Whether a server runs.
+    ///
+    /// # Errors
+    /// It was not started, or the kernel does not say.
+    pub fn is_running(&mut self, service: Service) -> Result<bool> {
+        self.process(service)?.is_running()
+    }
+
+    /// Sends a signal (`STOP`, `CONT`) to a server.
+    ///
+    /// # Errors
+    /// It does not run, or the signal cannot be sent.
+    pub fn signal(&mut self, service: Service, signal: &str) -> Result<()> {
+        self.process(service)?.signal(signal)
+    }
+
+    /// What a server has logged since it was started last.
+    #[must_use]
+    pub fn log_text(&mut self, service: Service) -> String {
+        self.process(service)
+            .map(|it| it.log_text())
+            .unwrap_or_default()
+    }
+
     /// Waits until a server's readiness page says so.
     ///
     /// # Errors
@@ -316,7 +365,9 @@ impl Site {
         SocketAddr::from(([127, 0, 0, 1], port)).to_string()
     }
 
-    fn config_file(&self, service: Service) -> PathBuf {
+    /// A server's configuration file.
+    #[must_use]
+    pub fn config(&self, service: Service) -> PathBuf {
         self.state
             .root()
             .join("config")
@@ -327,7 +378,7 @@ impl Site {
     fn launch(&self, service: Service) -> Launch {
         Launch::new(service.name(), self.program(service.name()))
             .arg("--config")
-            .arg(self.config_file(service))
+            .arg(self.config(service))
     }
 
     fn process(&mut self, service: Service) -> Result<&mut Process> {
@@ -336,7 +387,11 @@ impl Site {
             .with_context(|| format!("the {} was not started", service.name()))
     }
 
-    fn login(&self) -> Result<()> {
+    /// Makes the console this site's administrator; [`Site::start`] does it.
+    ///
+    /// # Errors
+    /// The site server does not know the administrator.
+    pub fn login(&self) -> Result<()> {
         let (cert, key) = self.certificate("administrator");
         let mut command = self.console();
         command

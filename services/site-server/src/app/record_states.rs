@@ -35,6 +35,8 @@ pub(crate) struct Recorded {
     pub(crate) repeats: usize,
     pub(crate) stale: usize,
     pub(crate) quarantined: usize,
+    /// Of the reports: those that wait for one before them.
+    pub(crate) early: usize,
 }
 
 /// Records a batch of messages. When this returns `Ok`, everything in them is on stable storage
@@ -75,6 +77,7 @@ async fn one_by_one(site: &Site, items: &[Item], now: Timestamp) -> Result<Recor
         sum.repeats += recorded.repeats;
         sum.stale += recorded.stale;
         sum.quarantined += recorded.quarantined;
+        sum.early += recorded.early;
     }
     Ok(sum)
 }
@@ -370,6 +373,7 @@ impl<'a> Sorted<'a> {
             work.known.stream = stream;
             work
         });
+        let early = matches!(taken, Taken::Early);
         match taken {
             Taken::Stale => {
                 self.recorded.stale += 1;
@@ -384,6 +388,7 @@ impl<'a> Sorted<'a> {
                 Err(Refused::new("UNKNOWN_EPOCH", detail))
             }
             Taken::Full(_) | Taken::Next(_) | Taken::Early => {
+                self.recorded.early += usize::from(early);
                 self.recorded.reports += 1;
                 self.recorded.states += report.states();
                 if let Some(work) = work {
@@ -540,6 +545,8 @@ fn count(recorded: Recorded) {
         metrics::counter!("muster_state_reports_total", "outcome" => outcome)
             .increment(u64::try_from(reports).unwrap_or(0));
     }
+    metrics::counter!("muster_state_early_total")
+        .increment(u64::try_from(recorded.early).unwrap_or(0));
     metrics::counter!("muster_state_states_total")
         .increment(u64::try_from(recorded.states).unwrap_or(0));
 }

@@ -1,0 +1,71 @@
+//! `cargo xtask faults`: the stories of reliability.md in their larger form, their figures on the
+//! terminal. `cargo xtask test` runs the same stories with five hits per failpoint.
+
+use anyhow::Result;
+
+use crate::workspace::{Profile, Workspace, say};
+
+/// The stories there are, by the name of their module.
+const STORIES: [&str; 5] = [
+    "failpoints::",
+    "agent_failpoints::",
+    "mangled::",
+    "controls::",
+    "takeover::",
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Every failpoint: a service ends there, again and again (F-02)
+    #[arg(long)]
+    failpoints: bool,
+    /// Reports that come twice, late, out of order, and poison between them (F-06, F-08)
+    #[arg(long)]
+    mangled: bool,
+    /// Protections taken away, one after the other (N-01 to N-06)
+    #[arg(long)]
+    controls: bool,
+    /// A site server that stands still or is killed, and its standby (F-14)
+    #[arg(long)]
+    takeover: bool,
+    /// How often each failpoint is hit
+    #[arg(long, default_value_t = 20)]
+    times: u32,
+    /// Where all random choices come from: the same seed gives the same faults
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Builds everything and runs the stories that were asked for, or all.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    let chosen = [
+        args.failpoints,
+        args.failpoints,
+        args.mangled,
+        args.controls,
+        args.takeover,
+    ];
+    let all = !chosen.contains(&true);
+    say("building");
+    workspace.build(Profile::Dev)?;
+    for (story, chosen) in STORIES.into_iter().zip(chosen) {
+        if !chosen && !all {
+            continue;
+        }
+        let mut command = workspace.cargo();
+        command
+            .args(["test", "--workspace", "--locked", "--test", "stories"])
+            .args(["--", "--nocapture", story])
+            .env("MUSTER_PROGRAMS", workspace.programs(Profile::Dev))
+            .env("MUSTER_FAULTS", args.times.to_string());
+        if story == "failpoints::" {
+            // The other one has it in its name.
+            command.args(["--skip", "agent_failpoints::"]);
+        }
+        if let Some(seed) = args.seed {
+            command.env("MUSTER_SEED", seed.to_string());
+        }
+        workspace.run(&mut command)?;
+    }
+    Ok(())
+}
