@@ -71,7 +71,7 @@ impl Answer for GetClientResponse {
             "" => scan(&client),
             detail => format!("{}: {detail}", scan(&client)),
         };
-        let stream = self.stream.clone().unwrap_or_default();
+        let stream = self.stream.unwrap_or_default();
         let what = if stream.full_wanted {
             "everything"
         } else {
