@@ -3,7 +3,7 @@
 //!
 //! Nothing that a production program reads (configuration, environment, arguments) comes here. A
 //! program arms itself by calling [`arm`], and `cargo xtask check` refuses that call outside of
-//! tests; `docs/decisions/0008-switches-only-tests-can-reach.md` says why they are compiled in.
+//! tests; `docs/decisions/0010-switches-only-tests-can-reach.md` says why they are compiled in.
 
 use std::fs::OpenOptions;
 use std::io::Write;
