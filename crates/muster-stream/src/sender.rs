@@ -72,13 +72,10 @@ impl Sender {
             // Without a single serial there is nothing to tell yet.
             return (self.last > 0).then(|| draft(DraftKind::Full, 1, self.last));
         }
-        // News first: a range leaves out what newer changes superseded, so those must have been
-        // told before it, in case the machine is put back and never tells them.
-        if self.last > self.acked {
-            return Some(draft(DraftKind::News, self.acked + 1, self.last));
+        if let Some(range) = self.asked.first() {
+            return Some(draft(DraftKind::Again, range.first, range.last));
         }
-        let range = self.asked.first()?;
-        Some(draft(DraftKind::Again, range.first, range.last))
+        (self.last > self.acked).then(|| draft(DraftKind::News, self.acked + 1, self.last))
     }
 
     /// The next serial, for a change.
@@ -260,12 +257,10 @@ mod tests {
     }
 
     #[test]
-    fn news_goes_before_asked_ranges_and_those_are_told_in_parts_too() {
+    fn asked_ranges_go_before_news_and_are_told_in_parts_too() {
         let mut sender = sender();
         let asked = vec![range(3, 4), range(6, 8)];
         assert_eq!(sender.hear(&wish(Wanted::Ranges(asked))), Heard::Send);
-        assert_eq!(next(&sender), Some((DraftKind::News, 8, 9)));
-        assert!(sender.acknowledge(2, false, range(8, 9)));
         assert_eq!(next(&sender), Some((DraftKind::Again, 3, 4)));
         assert!(sender.acknowledge(2, false, range(3, 3)));
         assert_eq!(next(&sender), Some((DraftKind::Again, 4, 4)));
@@ -273,9 +268,11 @@ mod tests {
         assert_eq!(
             next(&sender),
             Some((DraftKind::Again, 6, 7)),
-            "8 was never acknowledged when it was asked for"
+            "8 was never acknowledged"
         );
         assert!(sender.acknowledge(2, false, range(6, 7)));
+        assert_eq!(next(&sender), Some((DraftKind::News, 8, 9)));
+        assert!(sender.acknowledge(2, false, range(8, 9)));
         assert_eq!(next(&sender), None);
     }
 

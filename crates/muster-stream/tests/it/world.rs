@@ -110,8 +110,11 @@ pub(crate) struct Machine {
     waiting: Option<Packet>,
     /// What a crash finds instead of `disk` when changes are not saved before they are sent.
     saved: Option<Disk>,
-    copy: Option<Box<(Disk, Option<Mark>, BTreeMap<u8, u8>)>>,
+    copy: Option<Box<Copied>>,
 }
+
+/// A machine's disk, the mark beside its database, and what was true then.
+type Copied = (Disk, Option<Mark>, BTreeMap<u8, u8>);
 
 /// What the site keeps of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -210,14 +210,14 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
 }
 
 fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Damaged(_) => true,
-        Error::Database(error) => matches!(
-            error.sqlite_error_code(),
+    let damaged = |error: &rusqlite::Error| {
+        let code = error.sqlite_error_code();
+        matches!(
+            code,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-        ),
-        _ => false,
-    }
+        )
+    };
+    matches!(error, Error::Damaged(_)) || matches!(error, Error::Database(it) if damaged(it))
 }
 
 /// A transaction. Everything the agent saves goes through here.

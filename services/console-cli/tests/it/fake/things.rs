@@ -107,7 +107,7 @@ impl ClientService for Fake {
                 highest_serial: 480,
                 gap_since: ago(420),
                 asks: 1,
-                ask_at: ago(-7_200),
+                ask_at: ago(-9_000),
                 ..Default::default()
             }),
             clone_ids: vec![id(0x12)],
