@@ -45,7 +45,7 @@ pub async fn deploy(ground: &Ground) -> Result<Deployment> {
     const DEPLOY: &str = "
         INSERT INTO deployments (deployment_id, name, collection_no, available_at, deadline_at,
                                  suppress_restart)
-        SELECT $1, 'wave ' || $1, min(collection_no), now(), now(), true FROM collections
+        SELECT $1::uuid, 'wave ' || $1::uuid::text, min(collection_no), now(), now(), true FROM collections
         RETURNING deployment_no";
     const UPDATES_SQL: &str = "
         INSERT INTO deployment_updates SELECT $1, unnest($2::int4[])";
