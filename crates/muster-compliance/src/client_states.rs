@@ -168,19 +168,26 @@ impl ClientStates {
         }
     }
 
-    fn from_report(report: &[(UpdateNo, Detection)]) -> Self {
-        let pick = |wanted: Detection| {
-            report
-                .iter()
-                .filter(|(_, state)| *state == wanted)
-                .filter_map(|(number, _)| i32::try_from(number.0).ok())
-                .collect()
+    /// What a client says that has said nothing before; ascending, as in [`Self::replace`].
+    pub fn from_report(report: &[(UpdateNo, Detection)]) -> Self {
+        let mut states = Self {
+            // Most of what is listed is installed.
+            installed: Vec::with_capacity(report.len()),
+            required: Vec::with_capacity(report.len() / 2),
+            unknown: Vec::new(),
         };
-        Self {
-            installed: pick(Detection::Installed),
-            required: pick(Detection::Required),
-            unknown: pick(Detection::Unknown),
+        for (number, state) in report {
+            let Ok(number) = i32::try_from(number.0) else {
+                continue;
+            };
+            match state {
+                Detection::Installed => states.installed.push(number),
+                Detection::Required => states.required.push(number),
+                Detection::Unknown => states.unknown.push(number),
+                Detection::NotRequired => {}
+            }
         }
+        states
     }
 }
 

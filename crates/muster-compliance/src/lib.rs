@@ -28,7 +28,7 @@ pub mod state_bitmaps;
 mod pages;
 
 pub use client_states::{Change, ClientStates};
-pub use matrix::{Answer, ListAnswer, ListCompliance, Matrix, UpdateCounts};
+pub use matrix::{Answer, Arrivals, ListAnswer, ListCompliance, Matrix, UpdateCounts};
 pub use packed::{Packed, PackedError};
 pub use pages::{MAX_PAGE, page};
 pub use roaring::RoaringBitmap;

@@ -6,6 +6,7 @@
 //! and says nothing about it when it did not. How questions are answered is in `queries.rs`;
 //! which side is the truth is at the top of this crate.
 
+mod arrivals;
 mod cells;
 mod queries;
 
@@ -19,6 +20,7 @@ use muster_domain::states::Detection;
 use roaring::RoaringBitmap;
 
 use crate::{Change, ClientStates};
+pub use arrivals::Arrivals;
 use cells::{Cells, STORED};
 pub use queries::{Answer, ListAnswer, ListCompliance, UpdateCounts};
 
@@ -37,57 +39,6 @@ pub struct Matrix {
     /// Of the clients that reported. The same facts as `by_generation`, the other way round.
     generation_of: HashMap<u32, i64>,
     by_generation: BTreeMap<i64, RoaringBitmap>,
-}
-
-/// Cells on their way from rows to bitmaps, for each of [`STORED`].
-#[derive(Default)]
-struct Block {
-    cells: [Vec<(UpdateNo, u32)>; STORED.len()],
-}
-
-impl Block {
-    /// Cells in a full block: 16 MiB, and enough for a few dozen to meet in each bitmap.
-    const FULL: usize = 1 << 21;
-
-    /// Adds a row's cells; says whether it is time to empty the block.
-    fn add(&mut self, client_no: u32, states: &ClientStates) -> bool {
-        let (installed, required, unknown) = states.columns();
-        for (cells, numbers) in self.cells.iter_mut().zip([installed, required, unknown]) {
-            let numbers = numbers
-                .iter()
-                .filter_map(|number| u32::try_from(*number).ok());
-            cells.extend(numbers.map(|number| (UpdateNo(number), client_no)));
-        }
-        self.cells.iter().map(Vec::len).sum::<usize>() >= Self::FULL
-    }
-}
-
-/// Puts cells in the order of their updates, those of one update in the order they came. By
-/// counting, as long as the numbers are as dense as a catalog's: several times faster than
-/// comparing.
-fn by_update(cells: &mut Vec<(UpdateNo, u32)>) {
-    let highest = cells.iter().map(|(update_no, _)| update_no.0).max();
-    let Some(highest) = highest.and_then(|it| usize::try_from(it).ok()) else {
-        return;
-    };
-    if highest > 4 * cells.len() + 65_536 {
-        cells.sort_by_key(|(update_no, _)| *update_no);
-        return;
-    }
-    let mut places = vec![0_usize; highest + 2];
-    for (update_no, _) in cells.iter() {
-        places[update_no.0 as usize + 1] += 1;
-    }
-    for at in 1..places.len() {
-        places[at] += places[at - 1];
-    }
-    let mut sorted = vec![(UpdateNo(0), 0); cells.len()];
-    for cell in cells.iter() {
-        let place = &mut places[cell.0.0 as usize];
-        sorted[*place] = *cell;
-        *place += 1;
-    }
-    *cells = sorted;
 }
 
 /// What [`Matrix::check`] found wrong.
@@ -149,18 +100,35 @@ impl Matrix {
     /// bitmap is touched once. A client that is known with states has them replaced, at the cost
     /// of a [`Self::remove_clients`].
     pub fn load_all<'a>(&mut self, rows: impl IntoIterator<Item = (u32, i64, &'a ClientStates)>) {
-        let mut block = Block::default();
+        let mut arrivals = Arrivals::default();
         for (client_no, generation, states) in rows {
             if self.generation_of.contains_key(&client_no) {
-                self.take_over(&mut block);
+                self.take_over(&mut arrivals);
                 self.remove_clients(&RoaringBitmap::from_iter([client_no]));
             }
             self.set_generation(client_no, generation);
-            if block.add(client_no, states) {
-                self.take_over(&mut block);
+            arrivals.add_cells(client_no, states);
+            if arrivals.cells() >= Arrivals::FULL {
+                self.take_over(&mut arrivals);
             }
         }
-        self.take_over(&mut block);
+        self.take_over(&mut arrivals);
+    }
+
+    /// Takes over rows that were gathered before. As in [`Self::load_all`], a client that is known
+    /// has its states replaced.
+    pub fn welcome(&mut self, mut arrivals: Arrivals) {
+        let known = arrivals.clients.iter().map(|(client_no, _)| *client_no);
+        let known: RoaringBitmap = known
+            .filter(|client_no| self.generation_of.contains_key(client_no))
+            .collect();
+        if !known.is_empty() {
+            self.remove_clients(&known);
+        }
+        for (client_no, generation) in &arrivals.clients {
+            self.set_generation(*client_no, *generation);
+        }
+        self.take_over(&mut arrivals);
     }
 
     /// [`Self::load_all`] for one row.
@@ -296,18 +264,12 @@ impl Matrix {
         }
     }
 
-    /// Empties a block into the bitmaps.
-    fn take_over(&mut self, block: &mut Block) {
-        for (state, cells) in STORED.into_iter().zip(&mut block.cells) {
-            by_update(cells);
-            for of_update in cells.chunk_by(|a, b| a.0 == b.0) {
-                let update_no = of_update[0].0;
-                let clients = of_update.iter().map(|(_, client_no)| *client_no);
-                let held = self.updates.entry(update_no).or_default();
-                held.append(state, clients);
-            }
-            cells.clear();
-        }
+    /// Empties them into the bitmaps.
+    fn take_over(&mut self, arrivals: &mut Arrivals) {
+        arrivals.empty(|update_no, state, clients| {
+            let held = self.updates.entry(update_no).or_default();
+            held.append(STORED[state], clients);
+        });
     }
 
     fn leave_generation(&mut self, client_no: u32, generation: i64) {

@@ -14,6 +14,9 @@ pub(super) const STORED: [Detection; 3] = [
     Detection::Unknown,
 ];
 
+/// So many clients among those of a bitmap are merged in rather than inserted one by one.
+const MANY: usize = 16;
+
 /// The clients in each stored state of one update, no client in two.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Cells {
@@ -36,12 +39,21 @@ impl Clients {
         self.len += u32::from(self.set.insert(client_no));
     }
 
-    /// Clients mostly come in ascending order, which costs no search.
-    fn append(&mut self, client_no: u32) {
-        match self.set.try_push(client_no) {
-            Ok(()) => self.len += 1,
-            Err(_) => self.insert(client_no),
+    /// Puts clients in, given in ascending order. Most are beyond those that are there, which
+    /// costs no search; many that are not are merged in at once.
+    fn append(&mut self, clients: &[u32]) {
+        let max = self.set.max();
+        let first = max.map_or(0, |max| clients.partition_point(|no| *no <= max));
+        let (between, beyond) = clients.split_at(first);
+        if between.len() < MANY {
+            self.set.extend(between);
+        } else {
+            self.set |= RoaringBitmap::from_iter(between);
         }
+        if self.set.append(beyond.iter().copied()).is_err() {
+            self.set.extend(beyond);
+        }
+        self.len = count(self.set.len());
     }
 
     fn remove(&mut self, client_no: u32) -> bool {
@@ -77,10 +89,10 @@ impl Cells {
         }
     }
 
-    /// Puts clients that are in no set into one.
-    pub(super) fn append(&mut self, state: Detection, clients: impl Iterator<Item = u32>) {
+    /// Puts clients that are in no set into one, given in ascending order.
+    pub(super) fn append(&mut self, state: Detection, clients: &[u32]) {
         if let Some(held) = self.of_mut(state) {
-            clients.for_each(|client_no| held.append(client_no));
+            held.append(clients);
         }
     }
 

@@ -534,7 +534,7 @@ fn blocks_of_rows_meet_in_the_bitmaps_in_any_order() {
             )
         })
         .collect();
-    assert!(rows.len() * 751 > Block::FULL);
+    assert!(rows.len() * 751 > Arrivals::FULL);
     let mut matrix = Matrix::new();
     matrix.load_all(
         rows.iter()

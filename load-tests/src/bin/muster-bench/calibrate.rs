@@ -248,11 +248,11 @@ async fn through(
     }
     consumed.await??;
     let took = begin.elapsed();
+    // The consumer goes before its queue: a consumer that the broker cancels fails its connection.
+    receiving.close(200, "OK".into()).await?;
     out.queue_delete(queue.into(), QueueDeleteOptions::default())
         .await?;
-    for connection in [sending, receiving] {
-        connection.close(200, "OK".into()).await?;
-    }
+    sending.close(200, "OK".into()).await?;
     Ok(took)
 }
 

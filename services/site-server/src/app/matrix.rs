@@ -1,10 +1,10 @@
 //! The matrix in memory: read from the rows at the start, told of every change after its commit.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use muster_compliance::{ClientStates, Matrix, RoaringBitmap};
+use muster_compliance::{Arrivals, ClientStates, Matrix, RoaringBitmap};
 use muster_domain::UpdateNo;
 
 use super::{Error, Site};
@@ -15,10 +15,34 @@ use crate::store::{catalog, clients, compliance};
 const PAGE: i64 = 5_000;
 /// Cells that are taken over before readers get their turn.
 const TURN: usize = 100_000;
+/// Cells of clients' first rows that wait for each other, as long as nobody looks: some
+/// milliseconds of work, and enough for a dozen to meet in each bitmap.
+const TOGETHER: usize = 400_000;
 
-/// For a look: nothing awaits while it is held.
+/// For a look, at all that is committed: nothing awaits while it is held.
 pub(crate) fn read(site: &Site) -> RwLockReadGuard<'_, Matrix> {
+    welcome(site);
     site.matrix.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For who looks at no client.
+pub(crate) fn read_none(site: &Site) -> RwLockReadGuard<'_, Matrix> {
+    site.matrix.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Brings in the first rows that wait. They are sorted before anybody has to wait for the matrix.
+fn welcome(site: &Site) {
+    let mut waiting = arrivals(site);
+    if !waiting.is_empty() {
+        let mut arrived = std::mem::take(&mut *waiting);
+        arrived.sort();
+        // Still with the others waiting outside: whatever follows finds these clients.
+        write(site).welcome(arrived);
+    }
+}
+
+fn arrivals(site: &Site) -> MutexGuard<'_, Arrivals> {
+    site.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write(site: &Site) -> RwLockWriteGuard<'_, Matrix> {
@@ -63,19 +87,21 @@ fn columns(rows: &BTreeMap<i32, Held>) -> impl Iterator<Item = (u32, i64, &Clien
 
 /// Takes over what a batch committed. The caller holds the shards of its clients.
 pub(crate) fn apply(site: &Site, settled: &Settled) {
-    for turn in settled.first.chunk_by(turns(|at: &usize| {
-        let (installed, required, unknown) = settled.rows[*at].1.states.columns();
-        installed.len() + required.len() + unknown.len()
-    })) {
-        let rows = turn.iter().map(|at| {
+    if !settled.first.is_empty() {
+        let mut waiting = arrivals(site);
+        for at in &settled.first {
             let (client_no, held) = &settled.rows[*at];
-            (
-                client_no.unsigned_abs(),
-                held.catalog_generation,
-                &held.states,
-            )
-        });
-        write(site).load_all(rows);
+            let generation = held.catalog_generation;
+            waiting.add(client_no.unsigned_abs(), generation, &held.states);
+        }
+        let enough = waiting.cells() >= TOGETHER;
+        drop(waiting);
+        if enough {
+            welcome(site);
+        }
+    }
+    if !settled.changed.is_empty() {
+        welcome(site);
     }
     for turn in settled
         .changed
@@ -103,6 +129,7 @@ fn turns<T>(cells: impl Fn(&T) -> usize) -> impl FnMut(&T, &T) -> bool {
 
 /// Takes these clients over from the rows, whatever the matrix has of them.
 pub(crate) fn replace(site: &Site, clients: &[i32], rows: &BTreeMap<i32, Held>, known: &[i32]) {
+    welcome(site);
     let mut matrix = write(site);
     matrix.remove_clients(&RoaringBitmap::from_iter(
         clients.iter().map(|no| no.unsigned_abs()),
@@ -123,6 +150,7 @@ pub(crate) fn add_clients(site: &Site, clients: &[i32]) {
 
 /// A client was deleted.
 pub(crate) fn remove_client(site: &Site, client_no: i32) {
+    welcome(site);
     write(site).remove_clients(&RoaringBitmap::from_iter([client_no.unsigned_abs()]));
 }
 

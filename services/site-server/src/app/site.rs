@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::GenericClient;
-use muster_compliance::Matrix;
+use muster_compliance::{Arrivals, Matrix};
 use muster_postgres::{Object, Pool};
 use muster_proto::catalog::catalog_service_client::CatalogServiceClient;
 use muster_proto::catalog::sync_service_client::SyncServiceClient;
@@ -53,6 +53,8 @@ pub(crate) struct Site {
     pub(crate) matrix: RwLock<Matrix>,
     /// What clients say of deployments, as committed.
     pub(crate) deployment_states: RwLock<DeploymentStates>,
+    /// Clients' first rows on their way into it; only `app/matrix.rs` looks at either.
+    pub(crate) arrivals: Mutex<Arrivals>,
     /// What updates, update lists and collections are called, and what is in them.
     pub(crate) directory: Directory,
     /// The period of the snapshot taken last, in seconds.
@@ -118,6 +120,7 @@ impl Site {
             known_clients: KnownClients::new(config.state_shards),
             matrix: RwLock::default(),
             deployment_states: RwLock::default(),
+            arrivals: Mutex::default(),
             directory: Directory::default(),
             last_snapshot: AtomicI64::new(i64::MIN),
             summing: tokio::sync::Mutex::default(),

@@ -99,27 +99,38 @@ impl Moves {
     /// Adds what really changed on one client.
     pub(crate) fn add(&mut self, changes: &[Change]) {
         for change in changes {
-            let Ok(number) = i32::try_from(change.update_no.0) else {
-                continue;
-            };
-            let at = change.update_no.0 as usize;
-            let moved = if at < DENSE {
-                if at >= self.dense.len() {
-                    self.dense.resize((at + 1).next_power_of_two(), [0; 3]);
-                }
-                &mut self.dense[at]
-            } else {
-                self.sparse.entry(number).or_default()
-            };
-            for (state, by) in [(change.from, -1), (change.to, 1)] {
-                match state {
-                    Detection::Installed => moved[0] += by,
-                    Detection::Required => moved[1] += by,
-                    Detection::Unknown => moved[2] += by,
-                    Detection::NotRequired => {}
-                }
-            }
+            self.step(change.update_no, change.from, -1);
+            self.step(change.update_no, change.to, 1);
         }
+    }
+
+    /// Adds all that one client says when it has said nothing before.
+    pub(crate) fn add_first(&mut self, listed: &[(UpdateNo, Detection)]) {
+        for (update_no, state) in listed {
+            self.step(*update_no, *state, 1);
+        }
+    }
+
+    fn step(&mut self, update_no: UpdateNo, state: Detection, by: i32) {
+        let column = match state {
+            Detection::Installed => 0,
+            Detection::Required => 1,
+            Detection::Unknown => 2,
+            Detection::NotRequired => return,
+        };
+        let Ok(number) = i32::try_from(update_no.0) else {
+            return;
+        };
+        let at = update_no.0 as usize;
+        let moved = if at < DENSE {
+            if at >= self.dense.len() {
+                self.dense.resize((at + 1).next_power_of_two(), [0; 3]);
+            }
+            &mut self.dense[at]
+        } else {
+            self.sparse.entry(number).or_default()
+        };
+        moved[column] += by;
     }
 
     /// Those that move at all, ascending.
@@ -181,14 +192,21 @@ impl Settled {
         for (report, taken) in &work.reports {
             let (own, parts) = match taken {
                 Taken::Full(parts) => {
-                    let changes = row.states.replace(&report.compliance.states);
+                    let listed = &report.compliance.states;
+                    if work.known.has_row || !row.states.is_empty() {
+                        let changes = row.states.replace(listed);
+                        self.moves.add(&changes);
+                        if work.known.has_row {
+                            all.extend(changes);
+                        }
+                    } else {
+                        // Most FULL reports are a client's first: all of it is new.
+                        row.states = ClientStates::from_report(listed);
+                        self.moves.add_first(listed);
+                    }
                     row.epoch = report.epoch;
                     row.serial = report.last_serial;
                     row.catalog_generation = report.compliance.catalog_generation;
-                    self.moves.add(&changes);
-                    if work.known.has_row {
-                        all.extend(changes);
-                    }
                     (None, parts)
                 }
                 Taken::Next(parts) => (Some(&report.compliance), parts),
