@@ -37,6 +37,11 @@ mod generated {
             tonic::include_proto!("muster.deployment.v1");
         }
     }
+    pub mod link {
+        pub mod v1 {
+            tonic::include_proto!("muster.link.v1");
+        }
+    }
     pub mod policy {
         pub mod v1 {
             tonic::include_proto!("muster.policy.v1");
@@ -63,7 +68,7 @@ pub mod convert;
 
 pub use generated::{
     catalog::v1 as catalog, client::v1 as client, collection::v1 as collection,
-    content::v1 as content, deployment::v1 as deployment, policy::v1 as policy,
+    content::v1 as content, deployment::v1 as deployment, link::v1 as link, policy::v1 as policy,
     report::v1 as report, site::v1 as site, state::v1 as state,
 };
 

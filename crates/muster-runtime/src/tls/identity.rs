@@ -24,11 +24,14 @@ pub enum Role {
     Client,
     /// A person with the console.
     Administrator,
+    /// The site server of a site below: it may use its queues at our broker, and calls what is
+    /// meant for sites below.
+    ChildSite,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SiteServer,
         Self::ManagementPoint,
         Self::SoftwareUpdatePoint,
@@ -36,6 +39,7 @@ impl Role {
         Self::MessageBroker,
         Self::Client,
         Self::Administrator,
+        Self::ChildSite,
     ];
 
     /// The word in certificates, logs and configuration.
@@ -49,13 +53,14 @@ impl Role {
             Self::MessageBroker => "message-broker",
             Self::Client => "client",
             Self::Administrator => "administrator",
+            Self::ChildSite => "child-site",
         }
     }
 
     /// Whether peers connect to this role, so that its certificate may be a server's.
     #[must_use]
     pub const fn serves(self) -> bool {
-        !matches!(self, Self::Client | Self::Administrator)
+        !matches!(self, Self::Client | Self::Administrator | Self::ChildSite)
     }
 
     /// Whether this role connects to others, so that its certificate may be a client's.
