@@ -51,20 +51,23 @@ CREATE TABLE clients (
     os_version_id text NOT NULL,
     architecture text NOT NULL,
     agent_version text NOT NULL,
-    machine_id_hash bytea NOT NULL,
-    certificate_fingerprint text NOT NULL,
-    certificate_ends_at timestamp with time zone NOT NULL,
+    machine_id_hash bytea,
+    certificate_fingerprint text,
+    certificate_ends_at timestamp with time zone,
     epoch integer NOT NULL,
     enrolled_at timestamp with time zone NOT NULL DEFAULT now(),
     last_policy_at timestamp with time zone,
     deleted_at timestamp with time zone,
     separated_from integer,
+    owner_site_code text,
+    via_site_code text,
     UNIQUE (client_id),
     PRIMARY KEY (client_no),
     FOREIGN KEY (separated_from) REFERENCES clients(client_no),
     CHECK ((epoch > 0))
 );
 CREATE INDEX clients_by_host_name ON clients USING btree (host_name) WHERE (deleted_at IS NULL);
+CREATE INDEX clients_by_owner ON clients USING btree (owner_site_code) WHERE (owner_site_code IS NOT NULL);
 CREATE INDEX clients_by_separation ON clients USING btree (separated_from) WHERE (separated_from IS NOT NULL);
 
 CREATE TABLE collection_members (
@@ -76,6 +79,14 @@ CREATE TABLE collection_members (
 );
 CREATE INDEX collection_members_by_client ON collection_members USING btree (client_no);
 
+CREATE TABLE collection_waiting_members (
+    collection_no integer NOT NULL,
+    client_id uuid NOT NULL,
+    PRIMARY KEY (collection_no, client_id),
+    FOREIGN KEY (collection_no) REFERENCES collections(collection_no) ON DELETE CASCADE
+);
+CREATE INDEX collection_waiting_members_by_client ON collection_waiting_members USING btree (client_id);
+
 CREATE TABLE collections (
     collection_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,
     collection_id uuid NOT NULL,
@@ -83,10 +94,11 @@ CREATE TABLE collections (
     description text NOT NULL,
     built_in boolean NOT NULL DEFAULT false,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
+    owner_site_code text,
     UNIQUE (collection_id),
     PRIMARY KEY (collection_no)
 );
-CREATE UNIQUE INDEX collections_by_name ON collections USING btree (lower(name));
+CREATE UNIQUE INDEX collections_by_name ON collections USING btree (lower(name), owner_site_code) NULLS NOT DISTINCT;
 
 CREATE TABLE content_files (
     sha256 bytea NOT NULL,
@@ -183,6 +195,7 @@ CREATE TABLE deployments (
     deadline_at timestamp with time zone,
     suppress_restart boolean NOT NULL,
     verbosity smallint NOT NULL DEFAULT 10,
+    owner_site_code text,
     UNIQUE (deployment_id),
     PRIMARY KEY (deployment_no),
     FOREIGN KEY (collection_no) REFERENCES collections(collection_no),
@@ -190,7 +203,31 @@ CREATE TABLE deployments (
     CHECK ((verbosity = ANY (ARRAY[0, 1, 5, 10])))
 );
 CREATE INDEX deployments_by_collection ON deployments USING btree (collection_no);
-CREATE UNIQUE INDEX deployments_by_name ON deployments USING btree (lower(name));
+CREATE UNIQUE INDEX deployments_by_name ON deployments USING btree (lower(name), owner_site_code) NULLS NOT DISTINCT;
+
+CREATE TABLE dirty_clients (
+    mark_no bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    client_nos integer[] NOT NULL,
+    marked_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (mark_no)
+);
+
+CREATE TABLE dirty_objects (
+    peer_site_code text NOT NULL,
+    kind smallint NOT NULL,
+    object_id uuid NOT NULL,
+    marked_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (peer_site_code, kind, object_id),
+    FOREIGN KEY (peer_site_code) REFERENCES links(peer_site_code) ON DELETE CASCADE
+);
+
+CREATE TABLE dirty_sites (
+    peer_site_code text NOT NULL,
+    site_code text NOT NULL,
+    marked_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (peer_site_code, site_code),
+    FOREIGN KEY (peer_site_code) REFERENCES links(peer_site_code) ON DELETE CASCADE
+);
 
 CREATE TABLE distribution_states (
     distribution_point text NOT NULL,
@@ -253,6 +290,51 @@ CREATE TABLE inventories (
     FOREIGN KEY (client_no) REFERENCES clients(client_no)
 );
 
+CREATE TABLE link_batches (
+    peer_site_code text NOT NULL,
+    seq bigint NOT NULL,
+    chain bytea NOT NULL,
+    message bytea NOT NULL,
+    items integer NOT NULL,
+    numbered_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (peer_site_code, seq),
+    FOREIGN KEY (peer_site_code) REFERENCES links(peer_site_code) ON DELETE CASCADE
+);
+
+CREATE TABLE links (
+    peer_site_code text NOT NULL,
+    peer_name text NOT NULL,
+    is_parent boolean NOT NULL,
+    public_key bytea NOT NULL,
+    peer_protocol integer NOT NULL,
+    peer_version text NOT NULL DEFAULT ''::text,
+    lineage text[] NOT NULL DEFAULT '{}'::text[],
+    joined_at timestamp with time zone NOT NULL DEFAULT now(),
+    out_epoch integer NOT NULL DEFAULT 1,
+    out_acked_seq bigint NOT NULL DEFAULT 0,
+    out_acked_chain bytea NOT NULL DEFAULT '\x00000000000000000000000000000000'::bytea,
+    in_epoch integer NOT NULL DEFAULT 0,
+    in_seq bigint NOT NULL DEFAULT 0,
+    in_chain bytea NOT NULL DEFAULT '\x00000000000000000000000000000000'::bytea,
+    heard_at timestamp with time zone,
+    refusal text,
+    PRIMARY KEY (peer_site_code),
+    CHECK ((peer_site_code ~ '^[A-Z0-9]{3}$'::text)),
+    CHECK ((length(public_key) = 32))
+);
+CREATE UNIQUE INDEX links_one_parent ON links USING btree (is_parent) WHERE is_parent;
+
+CREATE TABLE objects (
+    kind smallint NOT NULL,
+    object_id uuid NOT NULL,
+    owner_site_code text,
+    via_site_code text,
+    deleted boolean NOT NULL DEFAULT false,
+    definition bytea NOT NULL,
+    PRIMARY KEY (kind, object_id),
+    CHECK (((kind >= 1) AND (kind <= 4)))
+);
+
 CREATE TABLE package_files (
     package_no integer NOT NULL,
     sha256 bytea NOT NULL,
@@ -277,11 +359,24 @@ CREATE TABLE packages (
     all_leaves boolean NOT NULL,
     update_list_no integer,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
+    owner_site_code text,
     UNIQUE (package_id),
     PRIMARY KEY (package_no),
     FOREIGN KEY (update_list_no) REFERENCES update_lists(update_list_no)
 );
-CREATE UNIQUE INDEX packages_by_name ON packages USING btree (lower(name));
+CREATE UNIQUE INDEX packages_by_name ON packages USING btree (lower(name), owner_site_code) NULLS NOT DISTINCT;
+
+CREATE TABLE parent_broker (
+    peer_site_code text NOT NULL,
+    uri text NOT NULL,
+    username text NOT NULL,
+    password text NOT NULL,
+    ca text NOT NULL,
+    certificate text NOT NULL,
+    key text NOT NULL,
+    PRIMARY KEY (peer_site_code),
+    FOREIGN KEY (peer_site_code) REFERENCES links(peer_site_code) ON DELETE CASCADE
+);
 
 CREATE TABLE policy_revision (
     only_row boolean NOT NULL DEFAULT true,
@@ -356,6 +451,14 @@ CREATE TABLE recorded_total_rows (
     CHECK (only_row)
 );
 
+CREATE TABLE repair_buckets (
+    peer_site_code text NOT NULL,
+    clients boolean NOT NULL,
+    bucket smallint NOT NULL,
+    PRIMARY KEY (peer_site_code, clients, bucket),
+    FOREIGN KEY (peer_site_code) REFERENCES links(peer_site_code) ON DELETE CASCADE
+);
+
 CREATE TABLE report_stream_rows (
     client_no integer NOT NULL,
     epoch integer NOT NULL,
@@ -400,6 +503,19 @@ CREATE TABLE scan_states (
 );
 CREATE INDEX scan_errors ON scan_states USING btree (error_code, client_no) WHERE (error_code <> 0);
 
+CREATE TABLE site_invitations (
+    token_hash bytea NOT NULL,
+    site_code text NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone,
+    used_key bytea,
+    PRIMARY KEY (token_hash),
+    CHECK (((used_at IS NULL) = (used_key IS NULL))),
+    CHECK ((site_code ~ '^[A-Z0-9]{3}$'::text)),
+    CHECK ((length(token_hash) = 32))
+);
+
 CREATE TABLE site_trend (
     at timestamp with time zone NOT NULL,
     clients integer NOT NULL,
@@ -418,6 +534,9 @@ CREATE TABLE sites (
     name text NOT NULL,
     parent_site_code text,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
+    via_site_code text,
+    record bytea,
+    gone_at timestamp with time zone,
     PRIMARY KEY (site_code),
     CHECK ((site_code ~ '^[A-Z0-9]{3}$'::text))
 );
@@ -495,10 +614,11 @@ CREATE TABLE update_lists (
     name text NOT NULL,
     description text NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
+    owner_site_code text,
     UNIQUE (update_list_id),
     PRIMARY KEY (update_list_no)
 );
-CREATE UNIQUE INDEX update_lists_by_name ON update_lists USING btree (lower(name));
+CREATE UNIQUE INDEX update_lists_by_name ON update_lists USING btree (lower(name), owner_site_code) NULLS NOT DISTINCT;
 
 CREATE TABLE updates (
     update_no integer NOT NULL,
