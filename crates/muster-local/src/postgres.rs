@@ -1,6 +1,8 @@
-//! A private PostgreSQL: own data folder, a unix socket only, scram passwords, our process.
+//! A private PostgreSQL: own data folder, a unix socket, scram passwords, our process. Tests can
+//! make it listen on a loopback address, too.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,11 +14,14 @@ use serde::{Deserialize, Serialize};
 use crate::account::{self, Account};
 use crate::packages::Programs;
 use crate::process::{self, Launch, Process};
+use crate::rabbit::Listener;
 use crate::secret;
 use crate::state::State;
 
-/// Only names the socket (`.s.PGSQL.5432`): nothing listens on TCP.
+/// Names the socket (`.s.PGSQL.5432`); nothing listens on TCP unless [`Postgres::listen`] says so.
 const PORT: u16 = 5432;
+/// Where its clients are, as it sees them.
+const LOOPBACK: &str = "127.0.0.0/8";
 const SUPERUSER: &str = "muster_admin";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -261,6 +266,58 @@ impl Postgres {
         self.process.terminate(STOP_PATIENCE).map(drop)
     }
 
+    /// Starts it again so that it also listens on a loopback address, at the port of its socket.
+    /// With [`Listener::Tls`] there is no way in by that address but TLS 1.3 with a certificate
+    /// of the authority, and a password.
+    ///
+    /// # Errors
+    /// The address is not one of loopback, a file cannot be read, or it does not come back.
+    pub fn listen(&mut self, address: Ipv4Addr, listener: &Listener) -> Result<()> {
+        if !address.is_loopback() {
+            bail!("{address} is not a loopback address");
+        }
+        let account = account::for_server(&["postgres", "nobody"])?;
+        let mut settings = format!("listen_addresses = '{address}'\n");
+        let rule = match listener {
+            Listener::Plain => {
+                settings.push_str("ssl = off\n");
+                format!("host all all {LOOPBACK} scram-sha-256\n")
+            }
+            Listener::Tls { ca, cert, key } => {
+                settings.push_str("ssl = on\nssl_min_protocol_version = 'TLSv1.3'\n");
+                for (setting, name, source) in [
+                    ("ssl_ca_file", "muster-ca.pem", ca),
+                    ("ssl_cert_file", "muster-cert.pem", cert),
+                    ("ssl_key_file", "muster-key.pem", key),
+                ] {
+                    let text = fs::read_to_string(source)
+                        .with_context(|| format!("cannot read {}", source.display()))?;
+                    let copy = self.data.join(name);
+                    secret::write_private(&copy, &text)?;
+                    account::give(&copy, account.as_ref())?;
+                    settings.push_str(&format!("{setting} = '{name}'\n"));
+                }
+                format!(
+                    "hostssl all all {LOOPBACK} scram-sha-256 clientcert=verify-ca
+hostnossl all all {LOOPBACK} reject\n"
+                )
+            }
+        };
+        let ours = self.data.join("muster-listen.conf");
+        fs::write(&ours, settings)?;
+        account::give(&ours, account.as_ref())?;
+        let main = self.data.join("postgresql.conf");
+        add_line(&main, "include = 'muster-listen.conf'")?;
+        // The first rule that fits decides, so ours go before the server's own.
+        let rules = self.data.join("pg_hba.conf");
+        let known = fs::read_to_string(&rules)?;
+        let known = known.lines().filter(|it| !it.contains(LOOPBACK));
+        let text: String = known.map(|it| format!("{it}\n")).collect();
+        fs::write(&rules, format!("{rule}{text}"))?;
+        self.stop()?;
+        self.restart()
+    }
+
     /// Its number while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -371,11 +428,14 @@ log_timezone = 'UTC'
     let ours = data.join("muster.conf");
     fs::write(&ours, text)?;
     account::give(&ours, account)?;
-    let main = data.join("postgresql.conf");
-    let known = fs::read_to_string(&main)?;
-    let include = "include = 'muster.conf'";
-    if !known.lines().any(|it| it == include) {
-        fs::write(&main, format!("{known}\n{include}\n"))?;
+    add_line(&data.join("postgresql.conf"), "include = 'muster.conf'")
+}
+
+/// Adds a line to the end of a file that does not have it yet.
+fn add_line(file: &Path, line: &str) -> Result<()> {
+    let known = fs::read_to_string(file)?;
+    if !known.lines().any(|it| it == line) {
+        fs::write(file, format!("{known}\n{line}\n"))?;
     }
     Ok(())
 }

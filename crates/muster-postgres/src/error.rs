@@ -13,6 +13,9 @@ pub enum Error {
     /// The password could not be read.
     #[error(transparent)]
     Secret(#[from] muster_runtime::config::Error),
+    /// Certificates or keys cannot be used.
+    #[error("no certificates for the database")]
+    Tls(#[from] muster_runtime::tls::Error),
     /// The pool could not be made.
     #[error("cannot make a connection pool")]
     Pool(#[from] BuildError),
@@ -55,6 +58,7 @@ impl HasKind for Error {
             Self::Sql(error) if is_retryable(error) => Kind::Unavailable,
             Self::Config(_)
             | Self::Secret(_)
+            | Self::Tls(_)
             | Self::Pool(_)
             | Self::Sql(_)
             | Self::Migration(_)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
 use muster_runtime::Tasks;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{Config, Error};
@@ -62,7 +62,7 @@ impl Lease {
             INSERT INTO leases AS held (name, fence, acquired_at) VALUES ($1, 1, now())
             ON CONFLICT (name) DO UPDATE SET (fence, acquired_at) = (held.fence + 1, now())
             RETURNING fence";
-        let (client, connection) = config.session()?.connect(NoTls).await?;
+        let (client, connection) = config.open().await?;
         let lost = CancellationToken::new();
         let (tell, stop) = (lost.clone().drop_guard(), tasks.token());
         tasks.spawn("lease-connection", async move {

@@ -2,24 +2,24 @@
 //! that the server keeps what it acknowledges, migrations, and the lease of the one active site
 //! server.
 //!
-//! Services connect over the server's Unix socket only; TLS to a server elsewhere is not built
-//! yet, and an address instead of a folder is refused. The pool hides notifications: whoever
-//! needs LISTEN opens a connection of its own.
+//! A server is reached over its Unix socket, or by its name or address over TLS 1.3 with
+//! certificates on both sides; an address without certificates is refused. The pool hides
+//! notifications: whoever needs LISTEN opens a connection of its own.
 
 mod config;
 mod durable;
 mod error;
 pub mod lease;
 mod migrate;
+mod tls;
 
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime};
 use muster_runtime::Tasks;
 use muster_runtime::faults::{self, Control};
-use tokio_postgres::NoTls;
 
-pub use config::Config;
+pub use config::{Config, Host};
 pub use deadpool_postgres::{GenericClient, Object, Pool, Transaction};
 pub use durable::assert_durable;
 pub use error::{Error, is_retryable};
@@ -41,8 +41,11 @@ const GAUGE_PERIOD: Duration = Duration::from_secs(5);
 /// acknowledged.
 pub async fn connect(config: &Config) -> Result<Pool, Error> {
     let recycling_method = RecyclingMethod::Fast;
-    let manager =
-        Manager::from_config(config.session()?, NoTls, ManagerConfig { recycling_method });
+    let manager = Manager::from_config(
+        config.session()?,
+        config.encryption()?,
+        ManagerConfig { recycling_method },
+    );
     let pool = Pool::builder(manager)
         .max_size(config.pool_size)
         .wait_timeout(Some(WAIT))

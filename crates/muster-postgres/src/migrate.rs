@@ -3,7 +3,7 @@
 use std::pin::pin;
 
 use refinery::{Report, Runner};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::{Config, Error};
 
@@ -17,7 +17,7 @@ use crate::{Config, Error};
 /// When the server cannot be reached or a migration fails; each migration is one transaction, so
 /// the earlier ones stay.
 pub async fn migrate(config: &Config, runner: Runner) -> Result<Report, Error> {
-    let (mut client, connection) = config.session()?.connect(NoTls).await?;
+    let (mut client, connection) = config.open().await?;
     let work = pin!(run(&mut client, &runner));
     tokio::select! {
         done = work => done,

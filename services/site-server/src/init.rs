@@ -14,12 +14,13 @@ use muster_runtime::tls::ca::CertificateAuthority;
 use crate::domain::policy::PolicyKey;
 
 /// The certificates of a new site: file name and role.
-const CERTIFICATES: [(&str, Role); 6] = [
+const CERTIFICATES: [(&str, Role); 7] = [
     ("site-server", Role::SiteServer),
     ("management-point", Role::ManagementPoint),
     ("software-update-point", Role::SoftwareUpdatePoint),
     ("distribution-point", Role::DistributionPoint),
     ("broker", Role::MessageBroker),
+    ("database", Role::Database),
     ("administrator", Role::Administrator),
 ];
 

@@ -20,6 +20,8 @@ pub enum Role {
     DistributionPoint,
     /// The message broker of a site. It only serves, and calls nobody.
     MessageBroker,
+    /// The database server of a site. It only serves, and calls nobody.
+    Database,
     /// A managed machine; its name is the client id.
     Client,
     /// A person with the console.
@@ -31,12 +33,13 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SiteServer,
         Self::ManagementPoint,
         Self::SoftwareUpdatePoint,
         Self::DistributionPoint,
         Self::MessageBroker,
+        Self::Database,
         Self::Client,
         Self::Administrator,
         Self::ChildSite,
@@ -51,6 +54,7 @@ impl Role {
             Self::SoftwareUpdatePoint => "software-update-point",
             Self::DistributionPoint => "distribution-point",
             Self::MessageBroker => "message-broker",
+            Self::Database => "database",
             Self::Client => "client",
             Self::Administrator => "administrator",
             Self::ChildSite => "child-site",
@@ -66,7 +70,7 @@ impl Role {
     /// Whether this role connects to others, so that its certificate may be a client's.
     #[must_use]
     pub const fn calls(self) -> bool {
-        !matches!(self, Self::MessageBroker)
+        !matches!(self, Self::MessageBroker | Self::Database)
     }
 }
 
