@@ -101,6 +101,18 @@ impl Outbound {
         self.session == Session::Open
     }
 
+    /// Whether a batch would get a number: the session is open and the window not full.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.is_open() && self.unacked.len() < WINDOW
+    }
+
+    /// Whether batches are under way.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.unacked.is_empty()
+    }
+
     /// Greets the peer, at the start, when it asks for it, and when it has been silent. The
     /// answer to this nonce goes to [`Self::welcomed`]; until then nothing is sent.
     pub fn greet(&mut self, nonce: u64) {
@@ -171,7 +183,7 @@ impl Outbound {
     /// Gives the next number to a batch, when the session is open and the window not full. The
     /// caller stores the batch and takes its keys off the dirty ones in the same transaction.
     pub fn number(&mut self, body: &[u8]) -> Option<BatchHead> {
-        if !self.is_open() || self.unacked.len() >= WINDOW {
+        if !self.has_room() {
             return None;
         }
         let head = BatchHead {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use muster_runtime::config::TlsConfig;
 use muster_runtime::humantime_serde;
+use muster_runtime::tls::ClientTls;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -33,6 +34,41 @@ pub struct Config {
     /// How long a publisher waits for a confirm before it calls the outcome unknown.
     #[serde(default = "default_confirm_timeout", with = "humantime_serde")]
     pub confirm_timeout: Duration,
+    /// In the place of the files, for who keeps them elsewhere; never in a configuration file.
+    #[serde(skip)]
+    pub secrets: Option<Secrets>,
+}
+
+/// A password and certificates that are at hand instead of in files. Never shown.
+#[derive(Clone)]
+pub struct Secrets {
+    /// Of the user.
+    pub password: String,
+    /// For `amqps://`: the broker's authority, our certificate and our key.
+    pub tls: Option<Pem>,
+}
+
+/// Certificates and a key as PEM.
+#[derive(Clone)]
+pub struct Pem {
+    /// Certificates of the authorities whose brokers are trusted.
+    pub ca: String,
+    /// Our certificate chain, leaf first.
+    pub cert: String,
+    /// Our private key (PKCS#8).
+    pub key: String,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets")
+    }
+}
+
+impl std::fmt::Debug for Pem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pem")
+    }
 }
 
 const fn default_prefetch() -> u16 {
@@ -66,6 +102,34 @@ impl Config {
             prefetch: default_prefetch(),
             window: default_window(),
             confirm_timeout: default_confirm_timeout(),
+            secrets: None,
+        }
+    }
+
+    /// A virtual host whose password and certificates are at hand, with defaults for the rest.
+    #[must_use]
+    pub fn with_secrets(uri: impl Into<String>, user: impl Into<String>, secrets: Secrets) -> Self {
+        Self {
+            secrets: Some(secrets),
+            ..Self::new(uri, user, PathBuf::new())
+        }
+    }
+
+    /// Our end of the encrypted connection; `None` on loopback.
+    pub(crate) fn client_tls(&self) -> Result<Option<ClientTls>, Error> {
+        Ok(match &self.secrets {
+            Some(Secrets { tls: Some(pem), .. }) => {
+                Some(ClientTls::from_pem(&pem.ca, &pem.cert, &pem.key)?)
+            }
+            Some(Secrets { tls: None, .. }) => None,
+            None => self.tls.as_ref().map(ClientTls::new).transpose()?,
+        })
+    }
+
+    fn has_tls(&self) -> bool {
+        match &self.secrets {
+            Some(secrets) => secrets.tls.is_some(),
+            None => self.tls.is_some(),
         }
     }
 
@@ -83,23 +147,26 @@ impl Config {
             uri.authority.host.as_str(),
             "localhost" | "127.0.0.1" | "::1"
         );
-        match (&uri.scheme, &self.tls) {
-            (AMQPScheme::AMQPS, None) => return Err(Error::Config("amqps needs certificates")),
-            (AMQPScheme::AMQP, Some(_)) => {
+        match (&uri.scheme, self.has_tls()) {
+            (AMQPScheme::AMQPS, false) => return Err(Error::Config("amqps needs certificates")),
+            (AMQPScheme::AMQP, true) => {
                 return Err(Error::Config(
                     "certificates are given, but the uri is not amqps",
                 ));
             }
-            (AMQPScheme::AMQP, None) if !local => {
+            (AMQPScheme::AMQP, false) if !local => {
                 return Err(Error::Config("amqp without TLS is for loopback only"));
             }
-            (AMQPScheme::AMQP, None) | (AMQPScheme::AMQPS, Some(_)) => {}
+            (AMQPScheme::AMQP, false) | (AMQPScheme::AMQPS, true) => {}
         }
         if self.prefetch == 0 || self.window == 0 {
             return Err(Error::Config("prefetch and window must be at least 1"));
         }
         uri.authority.userinfo.username.clone_from(&self.user);
-        uri.authority.userinfo.password = muster_runtime::config::read_secret(&self.password_file)?;
+        uri.authority.userinfo.password = match &self.secrets {
+            Some(secrets) => secrets.password.clone(),
+            None => muster_runtime::config::read_secret(&self.password_file)?,
+        };
         uri.query.heartbeat = Some(HEARTBEAT);
         Ok(uri)
     }
@@ -132,6 +199,28 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn secrets_at_hand_take_the_place_of_files_and_are_not_shown() {
+        let secrets = |tls| Secrets {
+            password: "s3cret".into(),
+            tls,
+        };
+        let pem = Pem {
+            ca: "ca".into(),
+            cert: "cert".into(),
+            key: "s3cret".into(),
+        };
+        let plain = Config::with_secrets("amqp://localhost/P01", "c01", secrets(None));
+        let password = plain.address().unwrap().authority.userinfo.password;
+        assert_eq!(password, "s3cret");
+        let remote = "amqps://broker.example:5671/P01";
+        let remote = |tls| Config::with_secrets(remote, "c01", secrets(tls));
+        assert!(remote(None).address().is_err());
+        let encrypted = remote(Some(pem));
+        assert!(encrypted.address().is_ok());
+        assert!(!format!("{encrypted:?}").contains("s3cret"));
     }
 
     #[test]

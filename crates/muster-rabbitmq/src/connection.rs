@@ -5,7 +5,6 @@ use std::time::Duration;
 use lapin::tcp::{AMQPUriTcpExt, RustlsConnector, TLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
-use muster_runtime::tls::ClientTls;
 
 use crate::{Config, Error};
 
@@ -23,7 +22,7 @@ pub async fn open(config: &Config, purpose: &str) -> Result<Connection, Error> {
     let uri = config.address()?;
     let properties = ConnectionProperties::default()
         .with_connection_name(format!("muster {purpose} ({})", config.user).into());
-    let tls = config.tls.as_ref().map(ClientTls::new).transpose()?;
+    let tls = config.client_tls()?;
     let runtime = lapin::runtime::default_runtime()?;
     let connect = Connection::connector(
         uri,

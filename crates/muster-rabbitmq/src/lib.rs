@@ -16,7 +16,7 @@ mod monitor;
 mod publisher;
 pub mod topology;
 
-pub use config::Config;
+pub use config::{Config, Pem, Secrets};
 pub use connection::open;
 pub use consumer::{Batch, consume};
 pub use error::Error;

@@ -8,6 +8,14 @@
 //! | `site.<CODE>.state.<n>` | management points: batches of reports, sharded by client | site server |
 //! | `site.<CODE>.state.urgent` | management points: what must overtake the others | site server |
 //!
+//! Sites that are linked speak over two queues at the parent's broker, each with a direct exchange of
+//! its name before it. The child's user may write to the exchange of the first and read the second.
+//!
+//! | queue | who publishes | who consumes |
+//! |---|---|---|
+//! | `link.<PARENT>.<CHILD>.up` | the child's site server | the parent's |
+//! | `link.<PARENT>.<CHILD>.down` | the parent's site server | the child's |
+//!
 //! All are durable quorum queues that refuse new messages when full (`reject-publish`): the
 //! publisher is told, keeps its data and comes back. No delivery limit is set: over
 //! the limit a broker drops messages, and with batches it drops innocent ones too (reliability.md
@@ -107,7 +115,58 @@ pub async fn declare(config: &Config, queues: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Messages that a queue of a link holds at most: a window of batches and some greetings.
+const MAX_LINK_MESSAGES: i64 = 2_000;
+/// Bytes that a queue of a link holds at most.
+const MAX_LINK_BYTES: i64 = 512 * 1024 * 1024;
+
+/// What a child sends: an exchange and a queue at its parent's broker.
+#[must_use]
+pub fn link_up(parent: &str, child: &str) -> String {
+    format!("link.{parent}.{child}.up")
+}
+
+/// What a child is sent: an exchange and a queue at its parent's broker.
+#[must_use]
+pub fn link_down(parent: &str, child: &str) -> String {
+    format!("link.{parent}.{child}.down")
+}
+
+/// Makes what a link to a child needs, as far as it is missing: both queues, each behind an
+/// exchange of its name.
+///
+/// # Errors
+/// As [`declare`].
+pub async fn declare_link(config: &Config, parent: &str, child: &str) -> Result<(), Error> {
+    let connection = connection::open(config, "topology").await?;
+    let channel = connection.create_channel().await?;
+    for name in [link_up(parent, child), link_down(parent, child)] {
+        let name = || ShortString::from(name.as_str());
+        let arguments = bounded(MAX_LINK_MESSAGES, MAX_LINK_BYTES);
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        channel
+            .queue_declare(name(), QueueDeclareOptions::durable(), arguments)
+            .await?;
+        channel
+            .exchange_declare(name(), ExchangeKind::Direct, durable, FieldTable::default())
+            .await?;
+        let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+        channel
+            .queue_bind(name(), name(), "".into(), options, table)
+            .await?;
+    }
+    connection::close(&connection).await;
+    Ok(())
+}
+
 fn arguments() -> FieldTable {
+    bounded(MAX_MESSAGES, MAX_BYTES)
+}
+
+fn bounded(messages: i64, bytes: i64) -> FieldTable {
     let mut table = FieldTable::default();
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut set = |key: &str, value| {
@@ -115,8 +174,8 @@ fn arguments() -> FieldTable {
     };
     set("x-queue-type", text("quorum"));
     set("x-overflow", text("reject-publish"));
-    set("x-max-length", AMQPValue::LongLongInt(MAX_MESSAGES));
-    set("x-max-length-bytes", AMQPValue::LongLongInt(MAX_BYTES));
+    set("x-max-length", AMQPValue::LongLongInt(messages));
+    set("x-max-length-bytes", AMQPValue::LongLongInt(bytes));
     table
 }
 

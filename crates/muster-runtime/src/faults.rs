@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Every place at which a process can be made to end, in the order of a report's way.
-pub const POINTS: [&str; 21] = [
+pub const POINTS: [&str; 26] = [
     "agent.spool.before_commit",
     "agent.spool.after_commit",
     "agent.report.before_send",
@@ -33,6 +33,11 @@ pub const POINTS: [&str; 21] = [
     "site.counters.after_commit",
     "site.quarantine.kept",
     "site.resync.asked",
+    "link.before_number",
+    "link.after_number",
+    "link.before_apply",
+    "link.after_apply",
+    "link.before_ack",
     "dp.content.before_rename",
     "dp.content.renamed",
 ];

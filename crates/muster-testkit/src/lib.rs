@@ -7,6 +7,7 @@
 
 mod ca;
 mod eventually;
+pub mod hierarchy;
 pub mod postgres;
 pub mod rabbit;
 

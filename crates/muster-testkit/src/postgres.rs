@@ -25,6 +25,33 @@ impl TestDatabase {
     }
 }
 
+impl TestDatabase {
+    /// A copy of what is in it now. Nobody may be connected to it meanwhile.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn copy(&self) -> Self {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        let sql = "SELECT format('CREATE DATABASE %I TEMPLATE %I', split_part($1::text, ' ', 1),
+                                 split_part($1::text, ' ', 2))";
+        let names = format!("{name} {}", self.config.dbname);
+        let mut tries = 0;
+        // Sessions that were closed a moment ago may still be there.
+        while let Err(error) = execute(&self.instances, sql, &names).await {
+            tries += 1;
+            assert!(tries < 50, "cannot copy a database: {error}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        Self {
+            config: Config {
+                dbname: name,
+                ..self.config.clone()
+            },
+            instances: self.instances.clone(),
+        }
+    }
+}
+
 /// Makes a database.
 ///
 /// # Panics

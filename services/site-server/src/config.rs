@@ -73,6 +73,27 @@ pub struct Config {
     /// What is remembered of reports.
     #[serde(default)]
     pub trend: TrendConfig,
+    /// How neighbouring sites are spoken with.
+    #[serde(default)]
+    pub links: LinksConfig,
+}
+
+/// Links to the parent site and to child sites.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinksConfig {
+    /// A neighbour that is silent for so long is greeted; after 12 silent cycles the link is degraded,
+    /// after 24 it has failed.
+    #[serde(with = "humantime_serde")]
+    pub cycle: Duration,
+}
+
+impl Default for LinksConfig {
+    fn default() -> Self {
+        Self {
+            cycle: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Snapshots of what reports say.
@@ -260,6 +281,7 @@ mod tests {
         let config: Config = muster_runtime::config::load(path).unwrap();
         assert_eq!(config.site_code.as_str(), "P01");
         assert_eq!(config.report_interval_max, default_report_interval_max());
+        assert_eq!(config.links.cycle, LinksConfig::default().cycle);
         assert_eq!(config.renewal_grace, default_renewal_grace());
         assert_eq!(
             config.client_settings.scan_jitter,

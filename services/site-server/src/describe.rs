@@ -86,6 +86,34 @@ pub(crate) fn describe() {
         "Time from taking a batch of messages to its commit."
     );
     describe_counter!(
+        "muster_link_batches_total",
+        "Batches of a link, by neighbour and direction: out when numbered, in when applied."
+    );
+    describe_counter!(
+        "muster_link_items_total",
+        "Keys in the batches of a link, by neighbour and direction."
+    );
+    describe_counter!(
+        "muster_link_refused_total",
+        "Messages of links that were kept aside instead of being applied, by reason."
+    );
+    describe_counter!(
+        "muster_link_starts_again_total",
+        "How often everything was sent to a neighbour again, because a database is another."
+    );
+    describe_gauge!(
+        "muster_link_health",
+        "How a link is: 0 healthy, 1 degraded, 2 failed, 3 refused."
+    );
+    describe_gauge!(
+        "muster_link_items_behind",
+        "Keys that a neighbour is to hear of and batches that it has not acknowledged."
+    );
+    describe_gauge!(
+        "muster_link_lag_seconds",
+        "Time from numbering a batch to its acknowledgement, as it was last."
+    );
+    describe_counter!(
         "muster_policy_requests_total",
         "Policy requests of clients, by whether there was anything new to send."
     );

@@ -25,7 +25,9 @@ use muster_postgres::Lease;
 use muster_runtime::admin::{self, Readiness};
 use muster_runtime::{Backoff, Tasks};
 
-pub use config::{CaConfig, ClientSettings, Config, DistributionPoint, Pause, Roles, TrendConfig};
+pub use config::{
+    CaConfig, ClientSettings, Config, DistributionPoint, LinksConfig, Pause, Roles, TrendConfig,
+};
 pub use init::init;
 
 mod migrations {
@@ -167,6 +169,9 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
     app::deployment_states::load(&site)
         .await
         .context("cannot read what clients said of deployments")?;
+    app::links::load(&site)
+        .await
+        .context("cannot read of whom the parent site is to hear")?;
     // The server first: a management point that cannot reach us has no policy to give.
     let server = grpc::serve(&site, tasks)
         .await
@@ -175,6 +180,7 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
         server.stop(PATIENCE).await;
         return Err(error.into());
     }
+    bus::links::start(&site, tasks);
     tasks::start(&site, tasks);
     let addr = server.addr();
     tracing::info!(site.code = %code, site.name = name, %addr, "site server at work");

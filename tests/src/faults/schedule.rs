@@ -25,6 +25,7 @@ pub fn owner(point: &str) -> Option<(Service, u64)> {
         | "site.counters.after_commit"
         | "site.quarantine.kept"
         | "site.resync.asked" => Some((Service::SiteServer, 1)),
+        _ if point.starts_with("link.") => Some((Service::SiteServer, 2)),
         _ if point.starts_with("site.") => Some((Service::SiteServer, 6)),
         _ if point.starts_with("mp.") => Some((Service::ManagementPoint, 6)),
         _ if point.starts_with("dp.") => Some((Service::DistributionPoint, 1)),

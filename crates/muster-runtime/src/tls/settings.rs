@@ -86,6 +86,32 @@ impl ClientTls {
         Reloading::new(vec![ca.clone()], move || client_config(&ca, None)).map(Self)
     }
 
+    /// As [`ClientTls::new`], from PEM instead of files.
+    ///
+    /// # Errors
+    /// When one is broken, or key and certificate do not belong together.
+    pub fn from_pem(ca: &str, cert: &str, key: &str) -> Result<Self, Error> {
+        let (ca, cert, key) = (ca.to_owned(), cert.to_owned(), key.to_owned());
+        Reloading::new(Vec::new(), move || {
+            let broken = |source| Error::Read {
+                path: PathBuf::from("PEM"),
+                source,
+            };
+            let all = |pem: &str| -> Result<Vec<_>, Error> {
+                CertificateDer::pem_slice_iter(pem.as_bytes())
+                    .collect::<Result<_, _>>()
+                    .map_err(broken)
+            };
+            let mut roots = RootCertStore::empty();
+            for authority in all(&ca)? {
+                roots.add(authority)?;
+            }
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(broken)?;
+            client_settings(roots, Some((all(&cert)?, key)))
+        })
+        .map(Self)
+    }
+
     /// The settings as the files are now (see [`ServerTls::current`]).
     #[must_use]
     pub fn current(&self) -> Arc<ClientConfig> {
@@ -115,16 +141,26 @@ fn server_config(files: &TlsConfig, auth: ClientAuth, alpn: Alpn) -> Result<Serv
     Ok(config)
 }
 
+type Own = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 fn client_config(ca: &Path, own: Option<(&PathBuf, &PathBuf)>) -> Result<ClientConfig, Error> {
+    let own = match own {
+        Some((cert, path)) => Some((certificates(cert)?, key(path)?)),
+        None => None,
+    };
+    client_settings(roots(ca)?, own)
+}
+
+fn client_settings(roots: RootCertStore, own: Option<Own>) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca)?), Arc::clone(&provider))
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_webpki_verifier(verifier);
     let mut config = match own {
-        Some((cert, path)) => builder.with_client_auth_cert(certificates(cert)?, key(path)?)?,
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];

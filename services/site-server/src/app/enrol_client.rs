@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use super::links::clients as told;
 use super::{Error, Site, directory, matrix};
 use crate::domain::names::cleaned;
 use crate::store::clients::{self, Machine};
@@ -53,7 +54,7 @@ pub(crate) async fn enrol_client(
         .ok_or_else(refused)?;
     let key_hash = key_hash(&request.csr)?;
     let mut enrolled = None;
-    let (client_id, epoch, certificate) = match token.used {
+    let (client_no, client_id, epoch, certificate) = match token.used {
         Some((client_no, used_with)) => {
             let client = clients::by_no(&tx, client_no).await?;
             if used_with != key_hash || client.deleted {
@@ -64,7 +65,7 @@ pub(crate) async fn enrol_client(
             // That of the answer which was lost.
             identities::deny(&tx, client_no, true).await?;
             clients::set_certificate(&tx, client_no, &certificate.fingerprint, ends_at).await?;
-            (client.client_id, client.epoch, certificate)
+            (client_no, client.client_id, client.epoch, certificate)
         }
         None => {
             let client_id = ClientId::generate();
@@ -74,9 +75,10 @@ pub(crate) async fn enrol_client(
                 clients::add(&tx, client_id, &machine, &certificate.fingerprint, ends_at).await?;
             let joined = clients::use_token(&tx, &token_hash, &key_hash, client_no).await?;
             enrolled = Some((client_no, joined));
-            (client_id, 1, certificate)
+            (client_no, client_id, 1, certificate)
         }
     };
+    let marked = told::mark(site, &tx, &[client_no]).await?;
     turn.doubt();
     tx.commit().await?;
     if let Some((client_no, joined)) = enrolled {
@@ -86,6 +88,7 @@ pub(crate) async fn enrol_client(
         }
     }
     turn.settle();
+    told::note_record(site, marked, client_no);
     tracing::info!(client.id = %client_id, host = machine.host_name, "client enrolled");
     metrics::counter!("muster_clients_enrolled_total").increment(1);
     Ok(pb::EnrolResponse {

@@ -10,6 +10,7 @@ use muster_proto::convert;
 use uuid::Uuid;
 
 use super::enrol_client::hash_token;
+use super::links::clients as told;
 use super::{Error, Site, deployment_states, directory, matrix};
 use crate::domain::page::Page;
 use crate::domain::settle::Moves;
@@ -100,18 +101,21 @@ pub(crate) async fn delete_client(
     let tx = db.transaction().await?;
     let client = clients::by_id(&tx, client_id).await?;
     let unknown = || Error::not_found("UNKNOWN_CLIENT", format!("there is no client {client_id}"));
-    let client_no = client
-        .filter(|client| !client.deleted)
-        .ok_or_else(unknown)?
-        .client_no;
+    let client = client.filter(|it| !it.deleted).ok_or_else(unknown)?;
+    if !client.own {
+        let text = format!("client {client_id} reports to another site, which alone can delete it");
+        return Err(Error::conflict("OWNED_BY_OTHER_SITE", text));
+    }
+    let client_no = client.client_no;
     let rows = compliance::load(&tx, &[client_no]).await?;
     let mut moves = Moves::default();
     if let Some(row) = rows.get(&client_no) {
         moves.add(&row.states.differences(&ClientStates::default()));
     }
-    let gone = store::deployment_states::remove_client(&tx, client_no).await?;
+    let gone = store::deployment_states::remove_clients(&tx, &[client_no]).await?;
     compliance::move_counters(&tx, &moves, &gone.counters(), 0, 0).await?;
     clients::delete(&tx, client_no).await?;
+    let marked = told::mark(site, &tx, &[client_no]).await?;
     identities::deny(&tx, client_no, false).await?;
     sites::raise_policy_revision(&tx).await?;
     // When the answer is lost, the matrix asks the database.
@@ -122,6 +126,7 @@ pub(crate) async fn delete_client(
     deployment_states::remove_client(site, client_no);
     turn.remove_client(client_no);
     turn.settle();
+    told::note_record(site, marked, client_no);
     site.directions_changed.notify_one();
     tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
     Ok(())

@@ -12,6 +12,7 @@ pub(crate) mod get_policy;
 pub(crate) mod give_directions;
 pub(crate) mod keep_trend;
 pub(crate) mod known_clients;
+pub(crate) mod links;
 pub(crate) mod manage_clients;
 pub(crate) mod manage_collections;
 pub(crate) mod manage_deployments;

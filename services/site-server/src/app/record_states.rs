@@ -17,8 +17,10 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::known_clients::Locked;
+use super::links::clients::{self as told, Marked};
 use super::open_batch::{Arrived, Item, open};
 use super::{Error, Site, deployment_states, matrix, negative_controls};
+use crate::domain::changed;
 use crate::domain::deployment_states::StateMoves;
 use crate::domain::report::{MAX_AHEAD, Refused, Stream, peek};
 use crate::domain::settle::{Settled, Work, settle};
@@ -93,6 +95,18 @@ struct Sorted<'a> {
     beyond: bool,
     /// Empty, unless a negative control counts deliveries instead of changes.
     delivered: Vec<Change>,
+    link: Option<FromLink>,
+}
+
+/// What is different about reports that a child site put together.
+#[derive(Debug)]
+pub(crate) struct FromLink {
+    /// When it did.
+    pub(crate) numbered_at: Timestamp,
+    /// What was removed before, because everything of these clients is said anew.
+    pub(crate) gone: StateMoves,
+    /// Further states of clients, of other epochs than their reports: each client once in each.
+    pub(crate) layers: Vec<Vec<Work>>,
 }
 
 async fn record(site: &Site, items: &[&Item], now: Timestamp) -> Result<Recorded, Error> {
@@ -124,6 +138,8 @@ pub(crate) struct Applied {
     ids: Vec<Uuid>,
     settled: Settled,
     state_moves: StateMoves,
+    layers: Vec<Vec<Work>>,
+    marked: Marked,
 }
 
 impl Applied {
@@ -158,6 +174,23 @@ pub(crate) async fn apply(
     write(site, tx, sorted, now).await
 }
 
+/// As [`apply`], for what a link brought: works of clients, with their ids.
+pub(crate) async fn apply_linked(
+    site: &Site,
+    tx: &Transaction<'_>,
+    (works, ids): (Vec<Work>, Vec<Uuid>),
+    link: FromLink,
+    now: Timestamp,
+) -> Result<Applied, Error> {
+    let sorted = Sorted {
+        works,
+        ids,
+        link: Some(link),
+        ..Sorted::default()
+    };
+    write(site, tx, sorted, now).await
+}
+
 /// What follows a commit that was not made by [`record_states`].
 pub(crate) fn finish(site: &Site, known: &mut Locked<'_>, applied: Applied) {
     count(applied.recorded);
@@ -177,7 +210,12 @@ async fn write(
         mut recorded,
         beyond: _,
         delivered,
+        link,
     } = sorted;
+    let (reported_at, recorded_at) = match &link {
+        Some(link) => (None, link.numbered_at),
+        None => (Some(now), now),
+    };
     recorded.quarantined += refused.len();
     site.still_active(tx).await?;
     for (item, refused) in &refused {
@@ -208,12 +246,22 @@ async fn write(
         .map(|work| (work.known.client_no, &work.known.stream))
         .collect();
     // None of these builds on another: they are under way together, on the one connection.
-    let ((), state_moves, needs, ()) = tokio::try_join!(
-        compliance::keep_log(tx, &settled.log, now),
+    let dirty = changed_clients(&works, link.as_ref());
+    let ((), mut state_moves, needs, (), marked) = tokio::try_join!(
+        compliance::keep_log(tx, &settled.log, recorded_at),
         states::keep_newest(tx, &fresh),
         compliance::add_needs(tx, &needs),
-        streams::keep(tx, &marks, Some(now)),
+        streams::keep(tx, &marks, reported_at),
+        told::mark(site, tx, &dirty),
     )?;
+    let mut layers = Vec::new();
+    if let Some(link) = link {
+        state_moves.follow(link.gone);
+        layers = link.layers;
+        for layer in &layers {
+            state_moves.extend(states::keep_newest(tx, &newest(layer)).await?);
+        }
+    }
     let (reports, states) = (recorded.reports, recorded.states);
     let counters = state_moves.counters();
     compliance::move_counters(tx, &settled.moves, &counters, reports, states).await?;
@@ -224,7 +272,20 @@ async fn write(
         ids,
         settled,
         state_moves,
+        layers,
+        marked,
     })
+}
+
+/// The numbers of the clients of which something is recorded.
+fn changed_clients(works: &[Work], link: Option<&FromLink>) -> Vec<i32> {
+    let layers = link.iter().flat_map(|link| link.layers.iter().flatten());
+    let recorded = works.iter().filter(|work| !work.reports.is_empty());
+    let numbers = recorded.chain(layers).map(|work| work.known.client_no);
+    let mut numbers: Vec<i32> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// Takes over in memory what has been committed.
@@ -232,6 +293,11 @@ fn remember(site: &Site, known: &mut Locked<'_>, applied: Applied) {
     known.settle_doubts();
     matrix::apply(site, &applied.settled);
     deployment_states::apply(site, &applied.state_moves);
+    // After them: whoever takes this out of memory finds the values there.
+    told::note(site, applied.marked, || {
+        let works = applied.works.iter().chain(applied.layers.iter().flatten());
+        changed::of_batch(works, &applied.settled, &applied.state_moves)
+    });
     for (id, work) in applied.ids.into_iter().zip(applied.works) {
         let mut client = work.known;
         client.stream.early_changed = false;
@@ -347,7 +413,7 @@ impl<'a> Sorted<'a> {
         }
         let report = item.decode()?;
         let unknown = || Refused::new("UNKNOWN_CLIENT", "this site has no such client");
-        let (id, client) = client.ok_or_else(unknown)?;
+        let (id, client) = client.filter(|(_, it)| it.own).ok_or_else(unknown)?;
         let highest = report.highest_update();
         if highest > ceiling {
             self.beyond = true;

@@ -8,6 +8,7 @@ use muster_proto::client as pb;
 use muster_stream::Moment;
 
 use super::enrol_client::machine;
+use super::links::clients as told;
 use super::{Error, Site, record_states};
 use crate::store::clients;
 
@@ -27,7 +28,7 @@ pub(crate) async fn register_client(
     let mut known = site.known_clients.lock([client_id.0]).await;
     let client = clients::by_id(&site.db().await?, client_id).await?;
     let client = client.ok_or_else(blocked)?;
-    if client.deleted {
+    if client.deleted || !client.own {
         return Err(blocked());
     }
     record_states::prepare(site, &mut known, &BTreeSet::from([client_id.0])).await?;
@@ -44,9 +45,11 @@ pub(crate) async fn register_client(
     let tx = db.transaction().await?;
     let epoch =
         clients::raise_epoch(&tx, client.client_no, known_epoch, machine.as_ref(), asking).await?;
+    let marked = told::mark(site, &tx, &[client.client_no]).await?;
     // Also when the answer to the commit is lost.
     known.forget(client_id.0);
     tx.commit().await?;
+    told::note_record(site, marked, client.client_no);
     tracing::info!(client.id = %client_id, epoch, "client registered");
     Ok(pb::RegisterResponse {
         epoch: epoch.unsigned_abs(),
@@ -62,7 +65,7 @@ pub(crate) async fn get_locations(
 ) -> Result<pb::Locations, Error> {
     let db = site.db().await?;
     match clients::by_id(&db, client_id).await? {
-        Some(client) if !client.deleted => Ok(site.locations()),
+        Some(client) if !client.deleted && client.own => Ok(site.locations()),
         _ => Err(blocked()),
     }
 }

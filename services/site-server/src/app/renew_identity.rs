@@ -7,6 +7,7 @@ use muster_domain::ClientId;
 use muster_proto::client as pb;
 
 use super::enrol_client::{MAX_CSR, authority, certify, ends_at, key_hash, machine};
+use super::links::clients as told;
 use super::register_client::blocked;
 use super::{Error, Site, directory, matrix};
 use crate::domain::identity::{Refused, Verdict};
@@ -36,7 +37,9 @@ pub(crate) async fn renew_identity(
     let tx = db.transaction().await?;
     site.still_active(&tx).await?;
     let client = clients::by_id(&tx, client_id).await?;
-    let client = client.filter(|it| !it.deleted).ok_or_else(blocked)?;
+    let client = client
+        .filter(|it| !it.deleted && it.own)
+        .ok_or_else(blocked)?;
     let doubt = identities::doubt(&tx, client.client_no, fingerprint).await?;
     if let Some(before) = identities::answered(&tx, &key_hash).await? {
         if before.client_no != client.client_no || before.new_client_deleted {
@@ -95,6 +98,7 @@ pub(crate) async fn renew_identity(
         run_id: request.run_id.cast_signed(),
     };
     identities::add_renewal(&tx, &renewal).await?;
+    let marked = told::mark(site, &tx, &[new_client_no]).await?;
     // Also when the answer to the commit is lost.
     known.forget(client_id.0);
     turn.doubt();
@@ -110,6 +114,7 @@ pub(crate) async fn renew_identity(
         }
     };
     turn.settle();
+    told::note_record(site, marked, new_client_no);
     tracing::warn!(audit = true, client.id = %client_id, new.id = %new_id, epoch, outcome,
                    host = machine.host_name, "identity renewed");
     metrics::counter!("muster_identities_renewed_total", "outcome" => outcome).increment(1);

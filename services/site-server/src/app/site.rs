@@ -24,6 +24,7 @@ use super::directory::Directory;
 use super::get_policy::PolicyCache;
 use super::give_directions::Directions;
 use super::known_clients::KnownClients;
+use super::links::Links;
 use crate::config::Config;
 use crate::domain::deployment_states::DeploymentStates;
 use crate::domain::policy::PolicyKey;
@@ -47,6 +48,8 @@ pub(crate) struct Site {
     /// The distribution points in the order of the configuration, with their gRPC address.
     pub(crate) distribution_points: Vec<(String, Channel)>,
     pub(crate) software_update_point: Channel,
+    /// The sites above and below.
+    pub(crate) links: Links,
     /// How far each client's reports are recorded.
     pub(crate) known_clients: KnownClients,
     /// What clients say of updates, as committed.
@@ -117,6 +120,7 @@ impl Site {
             rates: Rates::default(),
             directions: Directions::default(),
             directions_changed: Arc::default(),
+            links: Links::default(),
             known_clients: KnownClients::new(config.state_shards),
             matrix: RwLock::default(),
             deployment_states: RwLock::default(),

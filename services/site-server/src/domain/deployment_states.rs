@@ -46,6 +46,18 @@ pub(crate) struct StateMoves {
 pub(crate) type CounterMove = (i32, i16, i16, i32);
 
 impl StateMoves {
+    /// Further rows changed.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.deployments.extend(later.deployments);
+        self.updates.extend(later.updates);
+    }
+
+    /// Other rows changed before these.
+    pub(crate) fn follow(&mut self, mut earlier: Self) {
+        std::mem::swap(self, &mut earlier);
+        self.extend(earlier);
+    }
+
     /// What these moves do to the counters, each counter once and only those that move.
     pub(crate) fn counters(&self) -> Vec<CounterMove> {
         let mut counters: BTreeMap<(i32, i16, i16), i32> = BTreeMap::new();

@@ -1,9 +1,11 @@
 //! Rules only the site server has: pure functions, time comes in as an argument.
 
+pub(crate) mod changed;
 pub(crate) mod client_page;
 pub(crate) mod deployment_states;
 pub(crate) mod facts;
 pub(crate) mod identity;
+pub(crate) mod link;
 pub(crate) mod names;
 pub(crate) mod pace;
 pub(crate) mod page;

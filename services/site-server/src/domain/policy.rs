@@ -62,6 +62,12 @@ impl PolicyKey {
         Bytes::copy_from_slice(self.pair.public_key().as_ref())
     }
 
+    /// A signature over a message, with what it is for before it.
+    pub(crate) fn sign(&self, context: &[u8], message: &[u8]) -> Bytes {
+        let signature = self.pair.sign(&[context, message].concat());
+        Bytes::copy_from_slice(signature.as_ref())
+    }
+
     /// First 8 bytes of the SHA-256 of the public key.
     fn key_id(&self) -> Bytes {
         Bytes::copy_from_slice(&Sha256::digest(self.pair.public_key().as_ref())[..8])
@@ -128,11 +134,10 @@ impl Content {
         policy.revision = revision;
         policy.issued_at = Some(convert::to_timestamp(now));
         let policy = policy.encode_to_vec();
-        let message = [SIGNING_CONTEXT, &policy].concat();
-        let signature = key.pair.sign(&message);
+        let signature = key.sign(SIGNING_CONTEXT, &policy);
         client::SignedPolicy {
             policy: policy.into(),
-            signature: Bytes::copy_from_slice(signature.as_ref()),
+            signature,
             key_id: key.key_id(),
             version: self.version.clone(),
         }

@@ -23,6 +23,8 @@ const DENSE: usize = 1 << 20;
 pub(crate) struct Known {
     pub(crate) client_no: i32,
     pub(crate) deleted: bool,
+    /// It reports to this site itself.
+    pub(crate) own: bool,
     /// It has a row in `client_compliance_rows`.
     pub(crate) has_row: bool,
     /// Entries in its log.
@@ -79,6 +81,11 @@ impl Work {
     fn moves_on(&self) -> bool {
         let waits = |taken: &Taken<Part>| matches!(taken, Taken::Early);
         self.reports.iter().any(|(_, taken)| !waits(taken))
+    }
+
+    /// Makes it write its row: an entry in its log has a serial above those before it.
+    pub(crate) fn write_row(&mut self) {
+        self.known.logged = self.known.logged.max(FOLD_AFTER + FOLD_SPREAD);
     }
 
     /// Its row will be written, rather than an entry in its log.
@@ -205,7 +212,7 @@ impl Settled {
                         self.moves.add_first(listed);
                     }
                     row.epoch = report.epoch;
-                    row.serial = report.last_serial;
+                    row.serial = report.compliance.last_serial;
                     row.catalog_generation = report.compliance.catalog_generation;
                     (None, parts)
                 }

@@ -37,6 +37,8 @@ pub(crate) struct Known {
     pub(crate) client_id: ClientId,
     pub(crate) epoch: i32,
     pub(crate) deleted: bool,
+    /// It reports to this site itself.
+    pub(crate) own: bool,
 }
 
 pub(crate) async fn add_tokens(
@@ -147,12 +149,14 @@ fn known(row: &Row) -> Known {
         client_id: ClientId(row.get("client_id")),
         epoch: row.get("epoch"),
         deleted: row.get("deleted"),
+        own: row.get("own"),
     }
 }
 
 pub(crate) async fn by_no(db: &impl GenericClient, client_no: i32) -> Result<Known, Error> {
     const SQL: &str = "
-        SELECT client_no, client_id, epoch, deleted_at IS NOT NULL AS deleted
+        SELECT client_no, client_id, epoch, deleted_at IS NOT NULL AS deleted,
+               via_site_code IS NULL AS own
         FROM clients WHERE client_no = $1";
     Ok(known(&query_one(db, SQL, &[&client_no]).await?))
 }
@@ -162,7 +166,8 @@ pub(crate) async fn by_id(
     client_id: ClientId,
 ) -> Result<Option<Known>, Error> {
     const SQL: &str = "
-        SELECT client_no, client_id, epoch, deleted_at IS NOT NULL AS deleted
+        SELECT client_no, client_id, epoch, deleted_at IS NOT NULL AS deleted,
+               via_site_code IS NULL AS own
         FROM clients WHERE client_id = $1";
     Ok(query_opt(db, SQL, &[&client_id.0])
         .await?
@@ -173,7 +178,9 @@ pub(crate) async fn by_id(
 /// The clients that are not deleted and have this id as text, or this host name.
 pub(crate) async fn by_name(db: &impl GenericClient, name: &str) -> Result<Vec<Known>, Error> {
     const SQL: &str = "
-        SELECT client_no, client_id, epoch, false AS deleted FROM clients
+        SELECT client_no, client_id, epoch, false AS deleted,
+               via_site_code IS NULL AS own
+        FROM clients
         WHERE deleted_at IS NULL AND (host_name = $1 OR client_id = $2)
         ORDER BY client_no LIMIT 3";
     let id: Option<Uuid> = name.parse().ok();

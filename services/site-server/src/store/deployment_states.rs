@@ -58,18 +58,18 @@ async fn replace(db: &impl GenericClient, fresh: &Fresh) -> Result<StateMoves, E
     })
 }
 
-/// Removes all that a client said; what that changes.
-pub(crate) async fn remove_client(
+/// Removes all that clients said; what that changes.
+pub(crate) async fn remove_clients(
     db: &impl GenericClient,
-    client_no: i32,
+    clients: &[i32],
 ) -> Result<StateMoves, Error> {
     const DEPLOYMENTS: &str = "
-        DELETE FROM deployment_states WHERE client_no = $1
+        DELETE FROM deployment_states WHERE client_no = ANY ($1)
         RETURNING client_no, deployment_no, compliance, enforcement, evaluation, error_code";
     const UPDATES: &str = "
-        DELETE FROM update_enforcement_states WHERE client_no = $1
+        DELETE FROM update_enforcement_states WHERE client_no = ANY ($1)
         RETURNING client_no, deployment_no, update_no, state, error_code";
-    let params: super::Params<'_> = &[&client_no];
+    let params: super::Params<'_> = &[&clients];
     Ok(StateMoves {
         deployments: gone(
             &query(db, DEPLOYMENTS, params).await?,

@@ -38,7 +38,8 @@ pub(crate) async fn asking(
                                    WHERE m.collection_no = d.collection_no
                                      AND m.client_no = c.client_no)
                      ORDER BY d.deployment_no) AS deployments
-        FROM clients c JOIN report_streams s USING (client_no) WHERE c.client_id = $1";
+        FROM clients c JOIN report_streams s USING (client_no)
+        WHERE c.client_id = $1 AND c.via_site_code IS NULL";
     let row = query_opt(db, SQL, &[&client_id.0, &resync_after, &ALL_SYSTEMS]).await?;
     Ok(row.map(|row| Asking {
         client_no: row.get("client_no"),

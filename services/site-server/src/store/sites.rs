@@ -1,5 +1,7 @@
 //! `sites`, `policy_revision`, `catalog_state`.
 
+use std::collections::BTreeSet;
+
 use deadpool_postgres::GenericClient;
 use muster_domain::SiteCode;
 use muster_proto::site as pb;
@@ -19,6 +21,17 @@ pub(crate) async fn keep_own(
         WHERE sites.name <> excluded.name";
     execute(db, SQL, &[&code.as_str(), &name]).await?;
     Ok(())
+}
+
+/// The codes of a child and of all sites that it told us of.
+pub(crate) async fn below(
+    db: &impl GenericClient,
+    child: SiteCode,
+) -> Result<BTreeSet<String>, Error> {
+    const SQL: &str = "SELECT site_code FROM sites WHERE via_site_code = $1";
+    let rows = query(db, SQL, &[&child.as_str()]).await?;
+    let told = rows.iter().map(|row| row.get("site_code"));
+    Ok(told.chain([child.to_string()]).collect())
 }
 
 pub(crate) async fn list(db: &impl GenericClient) -> Result<Vec<pb::Site>, Error> {

@@ -22,7 +22,8 @@ pub(crate) async fn load(
     ids: &[Uuid],
 ) -> Result<Vec<(Uuid, Known)>, Error> {
     const SQL: &str = "
-        SELECT c.client_no, c.client_id, c.deleted_at IS NOT NULL AS deleted, s.epoch, s.has_full,
+        SELECT c.client_no, c.client_id, c.deleted_at IS NOT NULL AS deleted,
+               c.via_site_code IS NULL AS own, s.epoch, s.has_full,
                s.contiguous_serial, s.highest_serial, s.early_reports, s.gap_since, s.wants_full,
                s.runs, s.register_epoch, s.forked_at, s.ask_at, s.ask_tries,
                EXISTS (SELECT FROM client_compliance_rows r WHERE r.client_no = c.client_no)
@@ -35,6 +36,7 @@ pub(crate) async fn load(
         let known = Known {
             client_no: row.get("client_no"),
             deleted: row.get("deleted"),
+            own: row.get("own"),
             has_row: row.get("has_row"),
             logged: super::number(row, "logged"),
             stream: stream(row),
@@ -138,7 +140,8 @@ pub(crate) async fn to_ask(
 ) -> Result<Vec<Uuid>, Error> {
     const SQL: &str = "
         SELECT c.client_id FROM report_stream_rows s JOIN clients c USING (client_no)
-        WHERE s.ask_at <= $1 AND c.deleted_at IS NULL ORDER BY s.ask_at, client_no LIMIT $2";
+        WHERE s.ask_at <= $1 AND c.deleted_at IS NULL AND c.via_site_code IS NULL
+        ORDER BY s.ask_at, client_no LIMIT $2";
     let rows = query(db, SQL, &[&now, &limit]).await?;
     Ok(rows.iter().map(|row| row.get("client_id")).collect())
 }
@@ -160,6 +163,7 @@ pub(crate) async fn asked(db: &impl GenericClient, limit: i64) -> Result<Vec<Ask
                s.ask_at, s.ask_tries
         FROM report_streams s JOIN clients c USING (client_no)
         WHERE s.ask_at IS NOT NULL AND s.ask_tries > 0 AND c.deleted_at IS NULL
+          AND c.via_site_code IS NULL
         ORDER BY s.ask_at, client_no LIMIT $1";
     let asked = |row: &Row| {
         let (wish, ask) = stream(row).asked()?;
@@ -181,7 +185,7 @@ pub(crate) async fn open(db: &impl GenericClient, resync_after: f64) -> Result<(
                count(*) FILTER (WHERE s.wants_full
                                    OR s.gap_since < now() - make_interval(secs => $1)) AS resyncs
         FROM report_streams s JOIN clients c USING (client_no)
-        WHERE c.deleted_at IS NULL";
+        WHERE c.deleted_at IS NULL AND c.via_site_code IS NULL";
     let row = super::query_one(db, SQL, &[&resync_after]).await?;
     Ok((super::large(&row, "gaps"), super::large(&row, "resyncs")))
 }
@@ -196,7 +200,7 @@ pub(crate) async fn want_full(
     const SQL: &str = "
         UPDATE report_stream_rows s SET (wants_full, ask_at) = (true, now())
         FROM clients c
-        WHERE c.client_no = s.client_no AND c.deleted_at IS NULL
+        WHERE c.client_no = s.client_no AND c.deleted_at IS NULL AND c.via_site_code IS NULL
           AND ($1::int4 IS NULL OR c.client_no = $1)
           AND ($2::int4 IS NULL OR EXISTS (SELECT FROM collection_members m
                WHERE m.collection_no = $2 AND m.client_no = c.client_no))

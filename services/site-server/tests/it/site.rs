@@ -20,7 +20,8 @@ use muster_testkit::postgres::TestDatabase;
 use muster_testkit::rabbit::TestVhost;
 use prost::Message;
 use site_server::{
-    CaConfig, ClientSettings, Config, DistributionPoint, Handle, Pause, Roles, TrendConfig,
+    CaConfig, ClientSettings, Config, DistributionPoint, Handle, LinksConfig, Pause, Roles,
+    TrendConfig,
 };
 
 use crate::roles::Others;
@@ -33,8 +34,8 @@ pub(crate) struct Site {
     publisher: Publisher,
     folder: tempfile::TempDir,
     _tasks: Tasks,
-    _database: TestDatabase,
-    _vhost: TestVhost,
+    database: TestDatabase,
+    vhost: TestVhost,
 }
 
 /// A client that enrolled.
@@ -56,17 +57,22 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) async fn new() -> Self {
+        Self::of("P01").await
+    }
+
+    /// Of a site with another code.
+    pub(crate) async fn of(code: &str) -> Self {
         muster_runtime::crypto::install();
         let folder = tempfile::tempdir().unwrap();
         let hosts = ["127.0.0.1".to_owned(), "localhost".to_owned()];
-        site_server::init("P01", "Test site", folder.path(), &hosts).unwrap();
+        site_server::init(code, "Test site", folder.path(), &hosts).unwrap();
         let (database, vhost) = (
             muster_testkit::postgres::database().await,
             muster_testkit::rabbit::vhost().await,
         );
         let others = Others::start(folder.path()).await;
         let config = Config {
-            site_code: "P01".parse().unwrap(),
+            site_code: code.parse().unwrap(),
             site_name: "Test site".into(),
             listen: (Ipv4Addr::LOCALHOST, muster_testkit::free_port()).into(),
             state_shards: 2,
@@ -102,6 +108,9 @@ impl Ground {
             },
             client_settings: ClientSettings::default(),
             trend: TrendConfig::default(),
+            links: LinksConfig {
+                cycle: Duration::from_millis(500),
+            },
         };
         Self {
             config,
@@ -139,9 +148,33 @@ impl Site {
             publisher,
             folder,
             _tasks: tasks,
-            _database: database,
-            _vhost: vhost,
+            database,
+            vhost,
         }
+    }
+
+    /// Ends all connections to its broker.
+    pub(crate) async fn close_connections(&self) {
+        self.vhost.close_connections().await;
+    }
+
+    /// A copy of the database of a site that is stopped.
+    pub(crate) async fn back_up(&mut self) -> TestDatabase {
+        self.pool.close();
+        let copy = self.database.copy().await;
+        self.pool = muster_postgres::connect(&self.config.postgres)
+            .await
+            .unwrap();
+        copy
+    }
+
+    /// Puts a copy in the place of the database of a site that is stopped.
+    pub(crate) async fn restore(&mut self, copy: TestDatabase) {
+        self.config.postgres.dbname.clone_from(&copy.config.dbname);
+        self.pool = muster_postgres::connect(&self.config.postgres)
+            .await
+            .unwrap();
+        self.database = copy;
     }
 
     /// A channel with the certificate of this name.
@@ -239,8 +272,9 @@ impl Site {
 
     /// Publishes one message as a management point does.
     pub(crate) async fn publish(&self, key: &str, body: Vec<u8>) {
+        let exchange = format!("site.{}.states", self.config.site_code);
         self.publisher
-            .publish_to("site.P01.states", key, body.into(), Headers::current(1))
+            .publish_to(&exchange, key, body.into(), Headers::current(1))
             .await
             .unwrap();
     }

@@ -1,0 +1,164 @@
+//! Applies a batch of a neighbour, and keeps how far that is, in one transaction.
+
+use jiff::Timestamp;
+use muster_link::Mark;
+use muster_proto::{convert, link as pb};
+use muster_runtime::faults;
+
+use super::record::{self, OfClients};
+use super::{Error, Neighbour, Site, objects, sites};
+use crate::app::directory;
+use crate::domain::link;
+use crate::domain::report::Refused;
+use crate::store::{links, quarantine};
+
+/// Applies a batch that follows `held`; afterwards the database is at `mark`. The inner error
+/// refuses the batch, and nothing of it was applied.
+pub(super) async fn apply(
+    site: &Site,
+    peer: Neighbour,
+    batch: &pb::Batch,
+    held: Mark,
+    mark: Mark,
+) -> Result<Result<(), Refused>, Error> {
+    let opened = match open(peer, batch) {
+        Ok(opened) => opened,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    let applied = apply_opened(site, peer, opened, (held, mark)).await;
+    match applied {
+        Err(error) if error.is_data_error() => {
+            let text = muster_runtime::status::chain(&error);
+            Ok(Err(Refused::new("REFUSED_BY_DATABASE", text)))
+        }
+        other => other,
+    }
+}
+
+struct Opened {
+    body: pb::BatchBody,
+    clients: OfClients,
+    items: usize,
+}
+
+fn open(peer: Neighbour, batch: &pb::Batch) -> Result<Opened, Refused> {
+    let body = link::unpack(&batch.body)?;
+    let now = Timestamp::now();
+    let numbered_at = batch.numbered_at.as_ref();
+    let numbered_at = numbered_at.and_then(|at| convert::from_timestamp("numbered_at", at).ok());
+    let clients = OfClients::read(&body, numbered_at.unwrap_or(now).min(now))?;
+    if peer.is_parent && !clients.is_empty() {
+        let why = "a parent says nothing of clients";
+        return Err(Refused::new("NOT_A_CHILD", why));
+    }
+    let items = body.sites.len() + body.objects.len() + body.clients.len().max(body.reports.len());
+    Ok(Opened {
+        body,
+        clients,
+        items,
+    })
+}
+
+async fn apply_opened(
+    site: &Site,
+    peer: Neighbour,
+    opened: Opened,
+    (held, mark): (Mark, Mark),
+) -> Result<Result<(), Refused>, Error> {
+    let Opened {
+        body,
+        clients,
+        items,
+    } = opened;
+    let ids = clients.ids();
+    // Shards, then the turn, then a connection: as everybody else.
+    let mut known = if objects::deletes_deployments(&body.objects) {
+        site.known_clients.lock_all().await
+    } else {
+        site.known_clients.lock(ids.iter().copied()).await
+    };
+    let mut turn = if clients.names_clients() || !body.objects.is_empty() {
+        Some(directory::turn(site).await)
+    } else {
+        None
+    };
+    crate::app::record_states::prepare(site, &mut known, &ids).await?;
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    site.still_active(&tx).await?;
+    if !links::applied(&tx, peer.code, held, mark).await? {
+        return Err(Error::Internal(
+            "the link is elsewhere than this process thinks",
+        ));
+    }
+    if let Err(refused) = sites::apply(site, &tx, peer, &body.sites).await? {
+        return Ok(Err(refused));
+    }
+    let objects = match objects::apply(site, &tx, peer, &body.objects).await? {
+        Ok(objects) => objects,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    let clients = if clients.is_empty() {
+        None
+    } else {
+        match record::apply(site, &tx, &known, peer.code, clients).await? {
+            Ok(done) => Some(done),
+            Err(refused) => return Ok(Err(refused)),
+        }
+    };
+    if let Some(done) = &clients {
+        done.doubt(&mut known);
+    }
+    if let Some(turn) = &mut turn {
+        turn.doubt();
+    }
+    faults::point("link.before_apply");
+    tx.commit().await?;
+    faults::point("link.after_apply");
+    if let Some(done) = clients {
+        done.remember(site, &mut known, turn.as_ref());
+    }
+    if let Some(turn) = turn {
+        objects::remember(site, &turn, &objects);
+        turn.settle();
+    }
+    super::wake(site);
+    let code = peer.code.to_string();
+    metrics::counter!("muster_link_batches_total", "peer" => code.clone(), "direction" => "in")
+        .increment(1);
+    metrics::counter!("muster_link_items_total", "peer" => code, "direction" => "in")
+        .increment(items as u64);
+    Ok(Ok(()))
+}
+
+/// Keeps a message that cannot be applied for people to look at.
+pub(super) async fn keep_aside(
+    site: &Site,
+    origin: &str,
+    refused: &Refused,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    tracing::warn!(
+        origin,
+        reason = refused.reason,
+        detail = refused.detail,
+        "message of a link quarantined"
+    );
+    metrics::counter!("muster_link_refused_total", "reason" => refused.reason).increment(1);
+    let aside = quarantine::Aside {
+        origin,
+        reason: &crate::app::record_states::reason(refused),
+        body: bytes,
+        whole_batch: true,
+        // Nothing in it may ever be taken for reports of clients.
+        trusted: false,
+        client_id: None,
+    };
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    site.still_active(&tx).await?;
+    if !quarantine::keep(&tx, &aside).await? {
+        metrics::counter!("muster_state_quarantine_overflow_total").increment(1);
+    }
+    Ok(tx.commit().await?)
+}

@@ -1,0 +1,196 @@
+//! What neighbouring sites put around their messages: a signature, names and a version.
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use bytes::Bytes;
+use muster_domain::SiteCode;
+use muster_link::{BatchHead, Chain, Mark};
+use muster_proto::link as pb;
+use prost::Message;
+
+use super::policy::PolicyKey;
+use super::report::Refused;
+
+pub(crate) use pb::link_message::Kind;
+
+/// The version of the protocol that we speak; one version apart is understood.
+pub(crate) const PROTOCOL: u32 = 1;
+/// Put before a message when it is signed, so that the signature fits nothing else.
+const SIGNING_CONTEXT: &[u8] = b"muster-link-v1\0";
+/// Largest body of a batch, and what it may be when decompressed, in bytes.
+pub(crate) const MAX_BODY: usize = 8 * 1024 * 1024;
+const MAX_OPENED: u64 = 32 * 1024 * 1024;
+/// Fast; the states of a fleet still become a tenth.
+const COMPRESSION: i32 = 3;
+
+/// A site that we have a link with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Neighbour {
+    pub(crate) code: SiteCode,
+    pub(crate) is_parent: bool,
+}
+
+/// Signs a message to a neighbour.
+pub(crate) fn seal(key: &PolicyKey, from: SiteCode, to: SiteCode, kind: Kind) -> Bytes {
+    let message = pb::LinkMessage {
+        from_site_code: from.to_string(),
+        to_site_code: to.to_string(),
+        protocol: PROTOCOL,
+        kind: Some(kind),
+    };
+    let message = message.encode_to_vec();
+    let signature = key.sign(SIGNING_CONTEXT, &message);
+    let signed = pb::SignedMessage {
+        message: message.into(),
+        signature,
+    };
+    signed.encode_to_vec().into()
+}
+
+/// What a neighbour said, and in which version of the protocol.
+pub(crate) fn open(
+    bytes: Bytes,
+    public_key: &[u8],
+    from: SiteCode,
+    to: SiteCode,
+) -> Result<(u32, Kind), Refused> {
+    let signed = pb::SignedMessage::decode(bytes)
+        .map_err(|error| Refused::new("UNDECODABLE_LINK_MESSAGE", error))?;
+    let content = [SIGNING_CONTEXT, &signed.message].concat();
+    UnparsedPublicKey::new(&ED25519, public_key)
+        .verify(&content, &signed.signature)
+        .map_err(|_| Refused::new("BAD_SIGNATURE", format!("not signed by {from}")))?;
+    let message = pb::LinkMessage::decode(signed.message)
+        .map_err(|error| Refused::new("UNDECODABLE_LINK_MESSAGE", error))?;
+    if message.from_site_code != from.as_str() || message.to_site_code != to.as_str() {
+        let text = format!(
+            "from {} to {}",
+            message.from_site_code, message.to_site_code
+        );
+        return Err(Refused::new("FOREIGN_LINK_MESSAGE", text));
+    }
+    // What a later version says beside what we know is for later versions.
+    let unknown = || {
+        Refused::new(
+            "UNKNOWN_LINK_MESSAGE",
+            "there is nothing in it that we know",
+        )
+    };
+    Ok((message.protocol, message.kind.ok_or_else(unknown)?))
+}
+
+/// Why a neighbour's version of the protocol is refused, in its words: it is the one to change.
+pub(crate) fn protocol_refusal(theirs: u32) -> Option<Refused> {
+    let text = || format!("the link speaks version {PROTOCOL} here, and {theirs} there");
+    if theirs + 1 < PROTOCOL {
+        return Some(Refused::new("PROTOCOL_TOO_OLD", text()));
+    }
+    (theirs > PROTOCOL + 1).then(|| Refused::new("PROTOCOL_TOO_NEW", text()))
+}
+
+/// The body of a batch, as it is sent.
+pub(crate) fn pack(body: &pb::BatchBody) -> std::io::Result<Vec<u8>> {
+    zstd::encode_all(body.encode_to_vec().as_slice(), COMPRESSION)
+}
+
+/// The opposite of [`pack`], with bounds.
+pub(crate) fn unpack(bytes: &[u8]) -> Result<pb::BatchBody, Refused> {
+    use std::io::Read;
+    let refused = |error: &dyn std::fmt::Display| Refused::new("UNDECODABLE_LINK_BATCH", error);
+    if bytes.len() > MAX_BODY {
+        return Err(refused(&"too large"));
+    }
+    let mut opened = Vec::new();
+    zstd::stream::read::Decoder::with_buffer(bytes)
+        .and_then(|decoder| decoder.take(MAX_OPENED + 1).read_to_end(&mut opened))
+        .map_err(|error| refused(&error))?;
+    if opened.len() as u64 > MAX_OPENED {
+        return Err(refused(&"too large when decompressed"));
+    }
+    pb::BatchBody::decode(Bytes::from(opened)).map_err(|error| refused(&error))
+}
+
+/// A mark for the wire.
+pub(crate) fn to_mark(mark: Mark) -> pb::Mark {
+    pb::Mark {
+        epoch: mark.epoch,
+        seq: mark.seq,
+        chain: Bytes::copy_from_slice(&mark.chain.0),
+    }
+}
+
+/// A mark from the wire.
+pub(crate) fn mark(mark: Option<&pb::Mark>) -> Result<Mark, Refused> {
+    let mark = mark.ok_or_else(|| Refused::new("UNDECODABLE_LINK_MESSAGE", "a mark is missing"))?;
+    Ok(Mark {
+        epoch: mark.epoch,
+        seq: mark.seq,
+        chain: chain(&mark.chain)?,
+    })
+}
+
+/// Where a batch has its place.
+pub(crate) fn head(batch: &pb::Batch) -> Result<BatchHead, Refused> {
+    Ok(BatchHead {
+        epoch: batch.epoch,
+        seq: batch.seq,
+        after: chain(&batch.after)?,
+    })
+}
+
+fn chain(bytes: &[u8]) -> Result<Chain, Refused> {
+    let chain = bytes.try_into().map(Chain);
+    chain.map_err(|_| Refused::new("UNDECODABLE_LINK_MESSAGE", "a chain has 16 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> PolicyKey {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.key");
+        std::fs::write(&path, PolicyKey::generate().unwrap()).unwrap();
+        PolicyKey::load(&path).unwrap()
+    }
+
+    #[test]
+    fn a_message_opens_with_the_senders_key_in_its_own_direction_and_no_other_way() {
+        let (ours, theirs) = (key(), key());
+        let code = |code: &str| code.parse::<SiteCode>().unwrap();
+        let (child, parent) = (code("P01"), code("CEN"));
+        let ask = || Kind::AskToGreet(pb::AskToGreet {});
+        let sealed = seal(&theirs, child, parent, ask());
+        let open = |bytes: &Bytes, key: &PolicyKey, from, to| {
+            super::open(bytes.clone(), &key.public(), from, to).map_err(|it| it.reason)
+        };
+        assert_eq!(open(&sealed, &theirs, child, parent), Ok((1, ask())));
+        assert_eq!(open(&sealed, &ours, child, parent), Err("BAD_SIGNATURE"));
+        let turned = open(&sealed, &theirs, parent, child);
+        assert_eq!(turned, Err("FOREIGN_LINK_MESSAGE"));
+        for at in 0..sealed.len() {
+            let mut altered = sealed.to_vec();
+            altered[at] ^= 1;
+            assert!(open(&altered.into(), &theirs, child, parent).is_err());
+        }
+    }
+
+    #[test]
+    fn one_version_apart_is_understood() {
+        assert!(protocol_refusal(PROTOCOL).is_none());
+        assert!(protocol_refusal(PROTOCOL + 1).is_none());
+        let reason = protocol_refusal(PROTOCOL + 2).map(|it| it.reason);
+        assert_eq!(reason, Some("PROTOCOL_TOO_NEW"));
+    }
+
+    #[test]
+    fn a_body_that_explodes_when_decompressed_is_refused() {
+        let bomb = zstd::encode_all(vec![0_u8; 40 * 1024 * 1024].as_slice(), 3).unwrap();
+        assert!(bomb.len() < 64 * 1024);
+        assert!(unpack(&bomb).is_err());
+        let body = pb::BatchBody {
+            reports: vec![Bytes::from_static(b"report")],
+            ..Default::default()
+        };
+        assert_eq!(unpack(&pack(&body).unwrap()).unwrap(), body);
+    }
+}

@@ -1,0 +1,262 @@
+//! `links`, `parent_broker`, `link_batches`: our neighbours, and what is under way to and from them.
+
+use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
+use muster_domain::SiteCode;
+use muster_link::{Chain, Inbound, Mark, Outbound};
+use tokio_postgres::Row;
+
+use super::{execute, query, query_opt};
+use crate::app::Error;
+use crate::domain::link::Neighbour;
+
+/// Both ends of a link, as they were left.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) public_key: Vec<u8>,
+    pub(crate) outbound: Outbound,
+    pub(crate) inbound: Inbound,
+    pub(crate) refusal: Option<String>,
+    /// Nothing was ever numbered in this epoch.
+    pub(crate) is_new: bool,
+}
+
+/// The parent's broker, with secrets.
+pub(crate) struct Broker {
+    pub(crate) uri: String,
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) ca: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+/// All neighbours, and since when each is one.
+pub(crate) async fn joined(db: &impl GenericClient) -> Result<Vec<(Neighbour, Timestamp)>, Error> {
+    const SQL: &str = "
+        SELECT peer_site_code, is_parent, joined_at FROM links ORDER BY peer_site_code";
+    let neighbour = |row: &Row| {
+        let neighbour = Neighbour {
+            code: code(row, "peer_site_code")?,
+            is_parent: row.get("is_parent"),
+        };
+        Ok((neighbour, row.get("joined_at")))
+    };
+    query(db, SQL, &[]).await?.iter().map(neighbour).collect()
+}
+
+/// All neighbours.
+pub(crate) async fn neighbours(db: &impl GenericClient) -> Result<Vec<Neighbour>, Error> {
+    let joined = joined(db).await?;
+    Ok(joined.into_iter().map(|(neighbour, _)| neighbour).collect())
+}
+
+fn code(row: &Row, column: &str) -> Result<SiteCode, Error> {
+    let code = row.get::<_, &str>(column).parse();
+    code.map_err(|_| Error::Internal("a site code in the database is none"))
+}
+
+/// A link with its batches under way; `None` when it is gone.
+pub(crate) async fn load(db: &impl GenericClient, peer: SiteCode) -> Result<Option<Link>, Error> {
+    const SQL: &str = "
+        SELECT public_key, out_epoch, out_acked_seq, out_acked_chain, in_epoch, in_seq, in_chain,
+               refusal
+        FROM links WHERE peer_site_code = $1";
+    const CHAINS: &str = "
+        SELECT chain FROM link_batches WHERE peer_site_code = $1 ORDER BY seq";
+    let Some(row) = query_opt(db, SQL, &[&peer.as_str()]).await? else {
+        return Ok(None);
+    };
+    let acked = mark(&row, ["out_epoch", "out_acked_seq", "out_acked_chain"])?;
+    let batches = query(db, CHAINS, &[&peer.as_str()]).await?;
+    let chains: Vec<Chain> = batches
+        .iter()
+        .map(|row| chain(row, "chain"))
+        .collect::<Result<_, _>>()?;
+    Ok(Some(Link {
+        public_key: row.get("public_key"),
+        is_new: acked.seq == 0 && chains.is_empty(),
+        outbound: Outbound::new(acked, chains),
+        inbound: Inbound::new(mark(&row, ["in_epoch", "in_seq", "in_chain"])?),
+        refusal: row.get("refusal"),
+    }))
+}
+
+fn mark(row: &Row, [epoch, seq, covers]: [&str; 3]) -> Result<Mark, Error> {
+    Ok(Mark {
+        epoch: super::number(row, epoch),
+        seq: super::large(row, seq),
+        chain: chain(row, covers)?,
+    })
+}
+
+fn chain(row: &Row, column: &str) -> Result<Chain, Error> {
+    let chain = row.get::<_, &[u8]>(column).try_into().map(Chain);
+    chain.map_err(|_| Error::Internal("a chain in the database has not 16 bytes"))
+}
+
+/// How the parent's broker is reached.
+pub(crate) async fn broker(
+    db: &impl GenericClient,
+    peer: SiteCode,
+) -> Result<Option<Broker>, Error> {
+    const SQL: &str = "
+        SELECT uri, username, password, ca, certificate, key FROM parent_broker
+        WHERE peer_site_code = $1";
+    let row = query_opt(db, SQL, &[&peer.as_str()]).await?;
+    Ok(row.map(|row| Broker {
+        uri: row.get("uri"),
+        username: row.get("username"),
+        password: row.get("password"),
+        ca: row.get("ca"),
+        certificate: row.get("certificate"),
+        key: row.get("key"),
+    }))
+}
+
+/// A batch that was given its number.
+#[derive(Debug)]
+pub(crate) struct Numbered<'a> {
+    pub(crate) mark: Mark,
+    /// Encoded and signed.
+    pub(crate) message: &'a [u8],
+    /// Keys in it.
+    pub(crate) items: usize,
+}
+
+pub(crate) async fn keep_batch(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    batch: &Numbered<'_>,
+) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO link_batches (peer_site_code, seq, chain, message, items)
+        VALUES ($1, $2, $3, $4, $5)";
+    let items = i32::try_from(batch.items).unwrap_or(i32::MAX);
+    let params: super::Params<'_> = &[
+        &peer.as_str(),
+        &batch.mark.seq.cast_signed(),
+        &batch.mark.chain.0.as_slice(),
+        &batch.message,
+        &items,
+    ];
+    execute(db, SQL, params).await?;
+    Ok(())
+}
+
+/// The batches after this one, ascending.
+pub(crate) async fn batches_after(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    seq: u64,
+    limit: i64,
+) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+    const SQL: &str = "
+        SELECT seq, message FROM link_batches WHERE peer_site_code = $1 AND seq > $2
+        ORDER BY seq LIMIT $3";
+    let rows = query(db, SQL, &[&peer.as_str(), &seq.cast_signed(), &limit]).await?;
+    let batch = |row: &Row| (super::large(row, "seq"), row.get("message"));
+    Ok(rows.iter().map(batch).collect())
+}
+
+/// The peer's database has everything up to the mark: nothing is wrong any more.
+pub(crate) async fn forget(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    acked: Mark,
+) -> Result<(), Error> {
+    const BATCHES: &str = "DELETE FROM link_batches WHERE peer_site_code = $1 AND seq <= $2";
+    const MARK: &str = "
+        UPDATE links SET (out_epoch, out_acked_seq, out_acked_chain, refusal) = ($2, $3, $4, NULL)
+        WHERE peer_site_code = $1";
+    let seq = acked.seq.cast_signed();
+    let (epoch, chain) = (acked.epoch.cast_signed(), acked.chain.0.as_slice());
+    execute(db, BATCHES, &[&peer.as_str(), &seq]).await?;
+    execute(db, MARK, &[&peer.as_str(), &epoch, &seq, &chain]).await?;
+    Ok(())
+}
+
+/// Everything that was numbered counts no more; `acked` is the beginning of the new epoch.
+pub(crate) async fn start_again(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    acked: Mark,
+) -> Result<(), Error> {
+    const BATCHES: &str = "DELETE FROM link_batches WHERE peer_site_code = $1";
+    execute(db, BATCHES, &[&peer.as_str()]).await?;
+    forget(db, peer, acked).await
+}
+
+/// Our database has what the peer sent up to `to`; before, it had it up to `from`. `false`: that is
+/// not so, somebody else was here.
+pub(crate) async fn applied(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    from: Mark,
+    to: Mark,
+) -> Result<bool, Error> {
+    const SQL: &str = "
+        UPDATE links SET (in_epoch, in_seq, in_chain, heard_at) = ($4, $5, $6, now())
+        WHERE peer_site_code = $1 AND in_epoch = $2 AND in_seq = $3";
+    let params: super::Params<'_> = &[
+        &peer.as_str(),
+        &from.epoch.cast_signed(),
+        &from.seq.cast_signed(),
+        &to.epoch.cast_signed(),
+        &to.seq.cast_signed(),
+        &to.chain.0.as_slice(),
+    ];
+    Ok(execute(db, SQL, params).await? == 1)
+}
+
+/// The peer greeted us.
+pub(crate) async fn greeted(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    protocol: u32,
+    version: &str,
+    lineage: &[String],
+) -> Result<(), Error> {
+    const SQL: &str = "
+        UPDATE links SET (peer_protocol, peer_version, lineage) =
+            ($2, $3, CASE WHEN is_parent THEN $4::text[] ELSE lineage END)
+        WHERE peer_site_code = $1
+          AND (peer_protocol <> $2 OR peer_version <> $3 OR (is_parent AND lineage <> $4::text[]))";
+    let protocol = i32::try_from(protocol).unwrap_or(i32::MAX);
+    execute(db, SQL, &[&peer.as_str(), &protocol, &version, &lineage]).await?;
+    Ok(())
+}
+
+/// The peer said something.
+pub(crate) async fn heard(db: &impl GenericClient, peer: SiteCode) -> Result<(), Error> {
+    const SQL: &str = "UPDATE links SET heard_at = now() WHERE peer_site_code = $1";
+    execute(db, SQL, &[&peer.as_str()]).await?;
+    Ok(())
+}
+
+/// The link is refused, until the peer acknowledges something again.
+pub(crate) async fn refuse(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    refusal: &str,
+) -> Result<(), Error> {
+    const SQL: &str = "UPDATE links SET refusal = $2 WHERE peer_site_code = $1";
+    execute(db, SQL, &[&peer.as_str(), &refusal]).await?;
+    Ok(())
+}
+
+/// Codes of this site and of those above it, nearest first.
+pub(crate) async fn lineage(db: &impl GenericClient, own: SiteCode) -> Result<Vec<String>, Error> {
+    const SQL: &str = "SELECT peer_site_code, lineage FROM links WHERE is_parent";
+    let mut codes = vec![own.to_string()];
+    if let Some(row) = query_opt(db, SQL, &[]).await? {
+        let above: Vec<String> = row.get("lineage");
+        let parent: String = row.get("peer_site_code");
+        // A parent that has not greeted yet has told us nothing of those above it.
+        if above.first() != Some(&parent) {
+            codes.push(parent);
+        }
+        codes.extend(above);
+    }
+    Ok(codes)
+}

@@ -1,0 +1,460 @@
+//! Two sites with a link between them: what clients say at the child is so at the parent, whatever
+//! happens on the way.
+
+use std::time::Duration;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use bytes::Bytes;
+use muster_domain::states::Detection;
+use muster_proto::client::DeleteClientRequest;
+use muster_proto::{link, state as pb};
+use muster_rabbitmq::{Headers, Publisher};
+use muster_runtime::Tasks;
+use muster_testkit::eventually;
+use muster_testkit::hierarchy::clients_held;
+use prost::Message;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
+use uuid::Uuid;
+
+use crate::site::{Client, Ground, Site};
+
+use Detection::{Installed, NotRequired, Required, Unknown};
+
+/// A small generator, so that a run can be repeated from its seed.
+struct Random(u64);
+
+impl Random {
+    fn new() -> (u64, Self) {
+        let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
+        (seed, Self(seed))
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+struct Pair {
+    parent: Site,
+    child: Site,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let mut pair = Self {
+            parent: running("CEN").await,
+            child: running("P01").await,
+        };
+        // What a join does.
+        let parent = &pair.parent.config;
+        let password = std::fs::read_to_string(&parent.rabbitmq.password_file).unwrap();
+        let (ours, theirs) = (key(&pair.parent), key(&pair.child));
+        const LINK: &str = "
+            INSERT INTO links (peer_site_code, peer_name, is_parent, public_key, peer_protocol)
+            VALUES ($1, $1, $2, $3, 1)";
+        const BROKER: &str = "
+            INSERT INTO parent_broker
+                (peer_site_code, uri, username, password, ca, certificate, key)
+            VALUES ('CEN', $1, $2, $3, '', '', '')";
+        let db = pair.parent.pool.get().await.unwrap();
+        let public = theirs.public_key().as_ref();
+        db.execute(LINK, &[&"P01", &false, &public]).await.unwrap();
+        let mut db = pair.child.pool.get().await.unwrap();
+        let tx = db.transaction().await.unwrap();
+        let public = ours.public_key().as_ref();
+        tx.execute(LINK, &[&"CEN", &true, &public]).await.unwrap();
+        let (uri, user) = (&parent.rabbitmq.uri, &parent.rabbitmq.user);
+        tx.execute(BROKER, &[uri, user, &password.trim()])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        drop(db);
+        pair.settled("a new link").await;
+        pair.child.handle.as_mut().unwrap();
+        pair
+    }
+
+    /// Waits until the parent holds what the child holds, and both count it right.
+    async fn settled(&self, why: &str) {
+        let started = std::time::Instant::now();
+        loop {
+            let (held, told) = (self.held().await, self.told().await);
+            let quiet = "SELECT (SELECT count(*) FROM link_batches)
+                              + (SELECT count(*) FROM dirty_clients)
+                              + (SELECT count(*) FROM links WHERE out_acked_seq = 0)";
+            if held == told && self.child.count(quiet).await <= i64::from(held.is_empty()) {
+                break;
+            }
+            if started.elapsed() > Duration::from_secs(60) {
+                let missing: Vec<_> = held.iter().filter(|it| !told.contains(it)).collect();
+                let wrong: Vec<_> = told.iter().filter(|it| !held.contains(it)).collect();
+                panic!("{why}: the parent misses {missing:#?} and has {wrong:#?} instead");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for site in [&self.parent, &self.child] {
+            assert_eq!(site.wrong_counters().await, 0, "{why}");
+        }
+    }
+
+    async fn held(&self) -> Vec<String> {
+        clients_held(&self.child.pool.get().await.unwrap(), "P01", None).await
+    }
+
+    async fn told(&self) -> Vec<String> {
+        clients_held(&self.parent.pool.get().await.unwrap(), "CEN", Some("P01")).await
+    }
+}
+
+async fn running(code: &str) -> Site {
+    let ground = Ground::of(code).await;
+    let handle = site_server::start(ground.config.clone()).await.unwrap();
+    Site::on(ground, Some(handle)).await
+}
+
+async fn stop(site: &mut Site) {
+    site.handle.take().unwrap().stop().await;
+}
+
+async fn start(site: &mut Site) {
+    site.handle = Some(site_server::start(site.config.clone()).await.unwrap());
+}
+
+fn key(site: &Site) -> Ed25519KeyPair {
+    let der = PrivatePkcs8KeyDer::from_pem_file(&site.config.policy_key).unwrap();
+    Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap()
+}
+
+async fn deployment(site: &Site, id: Uuid) {
+    const SQL: &str = "
+        INSERT INTO deployments (deployment_id, name, collection_no, available_at, suppress_restart)
+        VALUES ($1, $2, 1, now(), false)";
+    let db = site.pool.get().await.unwrap();
+    db.execute(SQL, &[&id, &id.to_string()]).await.unwrap();
+}
+
+fn enforcement(id: Uuid, update_no: u32, state: i32, serial: u64) -> pb::UpdateEnforcementState {
+    pb::UpdateEnforcementState {
+        deployment_id: Bytes::copy_from_slice(id.as_bytes()),
+        update_no,
+        state,
+        serial,
+        changed_at: Some(prost_types::Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 0,
+        }),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn what_clients_say_at_the_child_is_so_at_the_parent() {
+    let pair = Pair::start().await;
+    let (child, parent) = (&pair.child, &pair.parent);
+    let id = Uuid::from_u128(1);
+    deployment(child, id).await;
+    deployment(parent, id).await;
+    let clients = [child.enrol("host-1").await, child.enrol("host-2").await];
+    pair.settled("enrolled").await;
+    for client in &clients {
+        let full = pb::Report {
+            scan: Some(pb::ScanState {
+                state: 3,
+                serial: 2,
+                ..Default::default()
+            }),
+            restart: Some(pb::RestartState {
+                pending: true,
+                reason: "linux-image".into(),
+                serial: 3,
+            }),
+            inventory: Some(pb::InventorySummary {
+                host_name: "renamed".into(),
+                kernel: "6.1".into(),
+                serial: 1,
+                ..Default::default()
+            }),
+            health: Some(pb::ClientHealth {
+                healthy: false,
+                problems: vec!["disk".into()],
+                serial: 1,
+            }),
+            update_enforcements: vec![enforcement(id, 1, 4, 3), enforcement(id, 2, 5, 4)],
+            ..client.full(4, &[(1, Installed), (2, Required), (3, Unknown)])
+        };
+        child.report(&[full]).await;
+    }
+    eventually(async || child.contiguous(&clients[1]).await == 4).await;
+    pair.settled("FULL reports").await;
+    let delta = pb::Report {
+        update_enforcements: vec![enforcement(id, 2, 8, 6)],
+        ..clients[0].delta(5, 6, &[(2, Installed), (3, NotRequired)])
+    };
+    child.report(&[delta]).await;
+    eventually(async || child.contiguous(&clients[0]).await == 6).await;
+    pair.settled("a DELTA report").await;
+    assert_eq!(parent.held(&clients[0]).await, [vec![1, 2], vec![], vec![]]);
+    // Nobody above asks anything of them, and nobody there may speak for them.
+    assert_eq!(
+        parent.policy(&clients[0], &[]).await.unwrap_err().code(),
+        tonic::Code::PermissionDenied
+    );
+    parent.report(&[clients[0].full(9, &[])]).await;
+    eventually(async || parent.count("SELECT count(*) FROM quarantine").await == 1).await;
+    let request = DeleteClientRequest {
+        client_id: Bytes::copy_from_slice(clients[0].id.as_bytes()),
+    };
+    let refused = parent
+        .clients()
+        .delete_client(request.clone())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    child.clients().delete_client(request).await.unwrap();
+    pair.settled("deleted").await;
+    let gone = "SELECT count(*) FROM clients WHERE deleted_at IS NOT NULL";
+    eventually(async || parent.count(gone).await == 1).await;
+    assert_eq!(parent.wrong_counters().await, 0);
+}
+
+#[tokio::test]
+async fn what_changes_while_the_parent_is_away_comes_together() {
+    let mut pair = Pair::start().await;
+    let client = pair.child.enrol("host-1").await;
+    pair.child.report(&[client.full(1, &[(1, Required)])]).await;
+    eventually(async || pair.child.contiguous(&client).await == 1).await;
+    pair.settled("before").await;
+    stop(&mut pair.parent).await;
+    stop(&mut pair.child).await;
+    start(&mut pair.child).await;
+    for serial in 2..=4 {
+        let states = [(1, if serial == 3 { Required } else { Installed })];
+        pair.child
+            .report(&[client.delta(serial, serial, &states)])
+            .await;
+        eventually(async || pair.child.contiguous(&client).await == serial as i64).await;
+    }
+    let batches = "SELECT count(*) FROM link_batches";
+    assert_eq!(
+        pair.child.count(batches).await,
+        0,
+        "nothing is numbered without an answer"
+    );
+    let seq = "SELECT in_seq FROM links";
+    let before = pair.parent.count(seq).await;
+    start(&mut pair.parent).await;
+    pair.settled("after").await;
+    assert_eq!(
+        pair.parent.count(seq).await,
+        before + 1,
+        "three reports are one"
+    );
+    assert_eq!(pair.parent.held(&client).await, [vec![1], vec![], vec![]]);
+}
+
+#[tokio::test]
+async fn random_histories_with_restarts_and_lost_connections_end_alike() {
+    let (seed, mut random) = Random::new();
+    let mut pair = Pair::start().await;
+    let deployments = [Uuid::from_u128(1), Uuid::from_u128(2)];
+    for id in deployments {
+        deployment(&pair.child, id).await;
+        deployment(&pair.parent, id).await;
+    }
+    let mut clients: Vec<(Client, u64)> = Vec::new();
+    for n in 0..5 {
+        clients.push((pair.child.enrol(&format!("host-{n}")).await, 0));
+    }
+    for step in 0..80 {
+        let (client, serial) = &mut clients[random.below(5) as usize];
+        let first = *serial + 1;
+        *serial += 1 + random.below(3);
+        let mut states: Vec<(u32, Detection)> = (1..=30)
+            .filter(|_| random.below(4) == 0)
+            .collect::<Vec<u32>>()
+            .into_iter()
+            .map(|n| (n, Detection::from_id(random.below(4) as u8).unwrap()))
+            .collect();
+        let full = first == 1 || random.below(9) == 0;
+        let enforced = (0..random.below(4)).map(|_| {
+            let id = deployments[random.below(2) as usize];
+            let (update_no, state) = (1 + random.below(4) as u32, random.below(9) as i32);
+            enforcement(id, update_no, state, *serial)
+        });
+        let enforced = enforced.collect();
+        let report = if full {
+            states.retain(|(_, state)| *state != NotRequired);
+            client.full(*serial, &states)
+        } else {
+            client.delta(first, *serial, &states)
+        };
+        let report = pb::Report {
+            update_enforcements: enforced,
+            ..report
+        };
+        pair.child.report(&[report]).await;
+        match random.below(20) {
+            0 => {
+                stop(&mut pair.parent).await;
+                start(&mut pair.parent).await;
+            }
+            1 => {
+                stop(&mut pair.child).await;
+                start(&mut pair.child).await;
+            }
+            2 => pair.parent.close_connections().await,
+            3 | 4 => tokio::time::sleep(Duration::from_millis(random.below(400))).await,
+            _ => {}
+        }
+        if step == 40 {
+            let (client, serial) = &clients[0];
+            let (client, serial) = (client.clone(), *serial as i64);
+            eventually(async || pair.child.contiguous(&client).await >= serial).await;
+        }
+    }
+    for (client, serial) in &clients {
+        let serial = *serial as i64;
+        eventually(async || pair.child.contiguous(client).await == serial).await;
+    }
+    pair.settled(&format!("seed {seed}")).await;
+    assert_eq!(
+        pair.parent.count("SELECT count(*) FROM quarantine").await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_database_from_a_backup_makes_the_child_say_everything_again() {
+    let mut pair = Pair::start().await;
+    let client = pair.child.enrol("host-1").await;
+    let mut serial = 0;
+    for which in ["the parent's", "the child's"] {
+        serial += 1;
+        pair.child
+            .report(&[client.full(serial, &[(1, Required), (2, Installed)])])
+            .await;
+        eventually(async || pair.child.contiguous(&client).await == serial as i64).await;
+        pair.settled(which).await;
+        let site = if which == "the parent's" {
+            &mut pair.parent
+        } else {
+            &mut pair.child
+        };
+        stop(site).await;
+        let backup = site.back_up().await;
+        start(site).await;
+        for _ in 0..3 {
+            serial += 1;
+            pair.child
+                .report(&[client.delta(serial, serial, &[(serial as u32, Required)])])
+                .await;
+            eventually(async || pair.child.contiguous(&client).await == serial as i64).await;
+            pair.settled(which).await;
+        }
+        let epoch = pair
+            .child
+            .count("SELECT out_epoch::bigint FROM links")
+            .await;
+        let site = if which == "the parent's" {
+            &mut pair.parent
+        } else {
+            &mut pair.child
+        };
+        stop(site).await;
+        site.restore(backup).await;
+        start(site).await;
+        pair.settled(&format!("{which} backup")).await;
+        let after = pair
+            .child
+            .count("SELECT out_epoch::bigint FROM links")
+            .await;
+        assert!(after > epoch, "{which} backup was noticed");
+        serial += 10;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_signed_by_the_child_or_not_of_its_clients_is_kept_aside() {
+    let mut pair = Pair::start().await;
+    let own = pair.parent.enrol("host-of-the-parent").await;
+    pair.settled("before").await;
+    stop(&mut pair.child).await;
+    let tasks = Tasks::new();
+    let publisher = Publisher::start(&pair.parent.config.rabbitmq, &tasks)
+        .await
+        .unwrap();
+    let send = async |key: &Ed25519KeyPair, kind: link::link_message::Kind| {
+        let message = link::LinkMessage {
+            from_site_code: "P01".into(),
+            to_site_code: "CEN".into(),
+            protocol: 1,
+            kind: Some(kind),
+        };
+        let message = message.encode_to_vec();
+        let content = [b"muster-link-v1\0".as_slice(), &message].concat();
+        let signed = link::SignedMessage {
+            message: message.into(),
+            signature: Bytes::copy_from_slice(key.sign(&content).as_ref()),
+        };
+        let body = signed.encode_to_vec().into();
+        publisher
+            .publish_to("link.CEN.P01.up", "", body, Headers::current(1))
+            .await
+            .unwrap();
+    };
+    let row = pair.parent.pool.get().await.unwrap();
+    let row = row
+        .query_one("SELECT in_epoch, in_seq, in_chain FROM links", &[])
+        .await
+        .unwrap();
+    let record = link::ClientRecord {
+        client_id: Bytes::copy_from_slice(own.id.as_bytes()),
+        owner_site_code: "P01".into(),
+        host_name: "stolen".into(),
+        epoch: 1,
+        enrolled_at: Some(prost_types::Timestamp::default()),
+        ..Default::default()
+    };
+    let body = link::BatchBody {
+        clients: vec![record],
+        ..Default::default()
+    };
+    let batch = link::Batch {
+        epoch: row.get::<_, i32>(0) as u32,
+        seq: row.get::<_, i64>(1) as u64 + 1,
+        after: Bytes::copy_from_slice(row.get(2)),
+        body: zstd::encode_all(body.encode_to_vec().as_slice(), 3)
+            .unwrap()
+            .into(),
+        numbered_at: None,
+    };
+    let kind = link::link_message::Kind::Batch(batch);
+    send(&key(&pair.parent), kind.clone()).await;
+    let kept = async |reason: &str| {
+        let sql = format!("SELECT count(*) FROM quarantine WHERE reason LIKE '{reason}:%'");
+        pair.parent.count(&sql).await
+    };
+    eventually(async || kept("BAD_SIGNATURE").await == 1).await;
+    send(&key(&pair.child), kind).await;
+    eventually(async || kept("NOT_A_CHILD").await == 1).await;
+    assert_eq!(
+        pair.parent
+            .count("SELECT count(*) FROM clients WHERE host_name = 'stolen'")
+            .await,
+        0
+    );
+    assert_eq!(
+        pair.parent.count("SELECT in_seq FROM links").await,
+        row.get::<_, i64>(1)
+    );
+    // The child learns why, and goes on when what it says is right again.
+    start(&mut pair.child).await;
+    let _ = pair.child.enrol("host-of-the-child").await;
+    pair.settled("after").await;
+    let refused = "SELECT count(*) FROM links WHERE refusal IS NOT NULL";
+    assert_eq!(pair.child.count(refused).await, 0);
+}
