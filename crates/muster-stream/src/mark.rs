@@ -10,7 +10,7 @@ pub struct Mark {
     pub instance: String,
     /// The epoch of the serial.
     pub epoch: u32,
-    /// The highest serial that was ever on its way to the site.
+    /// The highest serial that a report on its way to the site was ever built on.
     pub serial: u64,
 }
 

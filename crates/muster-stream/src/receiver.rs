@@ -25,6 +25,9 @@ pub struct Header {
     pub first: u64,
     /// Its last serial.
     pub last: u64,
+    /// The last serial that had been given when it was packed, at least `last`: what it leaves out
+    /// may have changed again up to there.
+    pub given: u64,
     /// It replaces everything.
     pub full: bool,
     /// `None` from clients that do not say.
@@ -172,7 +175,7 @@ impl<P> Receiver<P> {
     #[must_use]
     pub fn judge(&self, header: &Header) -> Option<Taken<P>> {
         let nothing = self.standing(header)?;
-        let known = self.runs.knows(header.run, header.epoch, header.last);
+        let known = self.runs.knows(header.run, header.epoch, header.given);
         (known && !matches!(nothing, Taken::NeverGiven)).then_some(nothing)
     }
 
@@ -225,11 +228,13 @@ impl<P> Receiver<P> {
         }
         let sight = self
             .runs
-            .see(header.run, header.epoch, header.last, moment.now);
+            .see(header.run, header.epoch, header.given, moment.now);
         let stale = header.epoch < self.epoch;
         if sight.reused || (stale && sight.other_run) {
             self.wants_registration(header.epoch, moment);
         }
+        // Until then nobody knows whether the machine went back in between.
+        self.wants_full |= sight.unheard && !stale;
         if self.forked_at.is_none() && self.runs.forked() {
             self.forked_at = Some(moment.now);
             self.ask_at = Some(moment.now);
@@ -326,7 +331,7 @@ impl<P> Receiver<P> {
         self.early_changed
             || self.highest > self.contiguous
             || marks(self) != marks(before)
-            || self.runs.turned(&before.runs)
+            || self.runs.turned(&before.runs, self.highest)
     }
 
     /// What is missing between the reports that came, ascending: at most one more than may be
@@ -361,8 +366,10 @@ impl<P> Receiver<P> {
             return None;
         }
         if self.tries >= TRIES_OF_STALE && self.register.is_some_and(|epoch| epoch != self.epoch) {
-            // Most likely only a late report of a life that is over.
+            // Most likely only a late report of a life that is over. Should it live all the same,
+            // its next report is a stranger's.
             self.register = None;
+            self.runs.forget_before(self.epoch);
             self.schedule(moment);
         }
         let wish = self.wanted(self.tries)?;
@@ -379,6 +386,17 @@ impl<P> Receiver<P> {
     pub fn asked(&self) -> Option<(Wish, u16)> {
         let before = self.tries.checked_sub(1)?;
         Some((self.wanted(before)?, self.tries))
+    }
+
+    /// What a client is told that comes by itself: what it is due to be asked for, or was and has
+    /// not answered. It does not count as asked.
+    #[must_use]
+    pub fn wish(&self, now: Timestamp) -> Option<Wish> {
+        if self.ask_at? <= now {
+            self.wanted(self.tries)
+        } else {
+            self.asked().map(|(wish, _)| wish)
+        }
     }
 
     /// What is wanted of a client that has been asked so often.

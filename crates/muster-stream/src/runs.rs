@@ -1,11 +1,16 @@
 //! Which runs of the client's program a stream comes from, and what that proves.
 //!
-//! A report says which run packed it (drawn at random when the program starts) and which serial was the
-//! last one reported before that run. Runs of one machine follow each other, so the serials that
-//! they report never overlap, however late, often or disordered the reports come: a restart is never
-//! taken for anything else. Two runs whose serials overlap mean that the machine's state went back
-//! to a copy, or that the copy lives on a second machine. The first is told from the second by who
-//! is heard of: a run that is over sends nothing new, two machines keep taking turns.
+//! A report says which run packed it (drawn at random when the program starts), which run did so
+//! before, and the last serial that run can have built a report on; and it says up to which serial
+//! it is built itself: a report leaves out what changed again later, so that it depends on serials
+//! beyond its last one. Runs of one machine follow each other, so the serials that they build on
+//! never overlap, however late, often or disordered the reports come: a restart is never taken for
+//! anything else. Two runs whose serials overlap mean that the machine's state went back to a copy, or that
+//! the copy lives on a second machine. The first is told from the second by who is heard of: a run
+//! that is over sends nothing new, two machines keep taking turns.
+//!
+//! A run after one that was never heard of proves nothing: its reports may have been lost, or they
+//! may hide where the machine went back. Everything is asked for then, which settles both.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,14 +19,16 @@ use jiff::{SignedDuration, Timestamp};
 pub struct Run {
     /// Drawn at random, never 0 and never adopted by another process.
     pub id: u64,
-    /// The last serial that had been reported when it began.
+    /// Up to which serial reports were built before it began.
     pub began: u64,
+    /// The run before it in the same database; 0 when there was none, or it is not said.
+    pub after: u64,
 }
 
 impl Run {
     /// The run that the next report belongs to. A process stays in its run while nobody else has
-    /// reported from the same database (`holder`: who did last, `sent`: the highest serial sent so
-    /// far); a second process, such as a command beside the daemon, begins a run of its own, and
+    /// reported from the same database (`holder`: who did last, `sent`: up to which serial reports
+    /// have been built so far); a second process, such as a command beside the daemon, begins a run of its own, and
     /// then the first one does.
     #[must_use]
     pub fn next(own: Option<Self>, holder: Option<u64>, sent: u64, random: u64) -> Self {
@@ -30,6 +37,7 @@ impl Run {
             Some(_) | None => Self {
                 id: random.max(1),
                 began: sent,
+                after: holder.unwrap_or(0),
             },
         }
     }
@@ -51,7 +59,7 @@ const HEAD: usize = 10;
 struct Seen {
     id: u64,
     began: u64,
-    /// The newest report of it that was seen.
+    /// The newest report of it that was seen, by the serial it was built up to.
     epoch: u32,
     last: u64,
 }
@@ -88,6 +96,8 @@ pub(crate) struct Sight {
     pub(crate) reused: bool,
     /// There is more of it than was known, and it was not the one heard of last.
     pub(crate) other_run: bool,
+    /// Between it and the newest run that is known there was another one, of which nothing came.
+    pub(crate) unheard: bool,
 }
 
 impl Runs {
@@ -95,29 +105,40 @@ impl Runs {
         &self.seen[..usize::from(self.count)]
     }
 
-    /// Whether a report of this run, ending here, tells nothing new about runs.
-    pub(crate) fn knows(&self, run: Option<Run>, epoch: u32, last: u64) -> bool {
+    /// Whether a report of this run, built up to here, tells nothing new about runs.
+    pub(crate) fn knows(&self, run: Option<Run>, epoch: u32, given: u64) -> bool {
         let Some(run) = run else { return true };
         let seen = self.seen().iter().find(|seen| seen.id == run.id);
-        seen.is_some_and(|seen| (epoch, last) <= (seen.epoch, seen.last))
+        seen.is_some_and(|seen| (epoch, given) <= (seen.epoch, seen.last))
     }
 
     /// Takes in that a report was seen.
-    pub(crate) fn see(&mut self, run: Option<Run>, epoch: u32, last: u64, now: Timestamp) -> Sight {
-        let Some(run) = run.filter(|_| !self.knows(run, epoch, last)) else {
+    pub(crate) fn see(
+        &mut self,
+        run: Option<Run>,
+        epoch: u32,
+        given: u64,
+        now: Timestamp,
+    ) -> Sight {
+        let Some(run) = run.filter(|_| !self.knows(run, epoch, given)) else {
             return Sight::default();
         };
         let fresh = Seen {
             id: run.id,
             began: run.began,
             epoch,
-            last,
+            last: given,
         };
         let count = usize::from(self.count);
         let known = self.seen().iter().position(|seen| seen.id == run.id);
         let oldest = self.seen().iter().map(|seen| seen.began).min().unwrap_or(0);
-        let newest = self.seen().iter().map(|seen| seen.epoch).max().unwrap_or(0);
-        let other_run = known.map_or(count > 0, |at| at + 1 < count);
+        let newest = self
+            .seen()
+            .iter()
+            .max_by_key(|seen| (seen.epoch, seen.last));
+        let (newest, newest_epoch) = newest.map_or((0, 0), |seen| (seen.id, seen.epoch));
+        let unheard = known.is_none() && run.after != 0 && newest != 0 && run.after != newest;
+        let other_run = known.is_none_or(|at| at + 1 < count);
         match known {
             Some(at) => {
                 self.seen[at..count].rotate_left(1);
@@ -140,7 +161,8 @@ impl Runs {
             }
         }
         // Older than all that is remembered: no report is that late, it is a copy.
-        let forgotten = known.is_none() && count == KEPT && last <= oldest && epoch == newest;
+        let forgotten =
+            known.is_none() && count == KEPT && given <= oldest && epoch == newest_epoch;
         let others = &self.seen[..usize::from(self.count) - 1];
         let overlap = others
             .iter()
@@ -148,7 +170,19 @@ impl Runs {
         Sight {
             reused: forgotten || overlap,
             other_run,
+            unheard,
         }
+    }
+
+    /// Forgets runs of which nothing has come in this epoch or a later one.
+    pub(crate) fn forget_before(&mut self, epoch: u32) {
+        let mut kept = Self { count: 0, ..*self };
+        kept.seen = Default::default();
+        for seen in self.seen().iter().filter(|seen| seen.epoch >= epoch) {
+            kept.seen[usize::from(kept.count)] = *seen;
+            kept.count += 1;
+        }
+        *self = kept;
     }
 
     fn count_stranger(&mut self, now: Timestamp) {
@@ -181,9 +215,11 @@ impl Runs {
                 .any(|(one, other)| one.overlaps(other))
     }
 
-    /// Whether they differ by more than how far a lone run has come.
-    pub(crate) fn turned(&self, before: &Self) -> bool {
-        if self.contested() {
+    /// Whether they differ by more than how far a lone run has come, which [`Self::read`] takes
+    /// from `highest`.
+    pub(crate) fn turned(&self, before: &Self, highest: u64) -> bool {
+        let ahead = self.seen().last().is_some_and(|it| it.last > highest);
+        if ahead || self.contested() {
             return self != before;
         }
         let names = |runs: &Self| runs.seen.map(|seen| (seen.id, seen.began, seen.epoch));
@@ -258,7 +294,8 @@ mod tests {
     }
 
     fn see(runs: &mut Runs, id: u64, began: u64, epoch: u32, last: u64) -> Sight {
-        runs.see(Some(Run { id, began }), epoch, last, now())
+        let after = 0;
+        runs.see(Some(Run { id, began, after }), epoch, last, now())
     }
 
     #[test]
@@ -307,6 +344,24 @@ mod tests {
     }
 
     #[test]
+    fn a_run_after_one_that_was_never_heard_of_may_hide_a_copy() {
+        let mut runs = Runs::default();
+        let unheard = |runs: &mut Runs, id, after, given| {
+            let began = given - 1;
+            let run = Some(Run { id, began, after });
+            let sight = runs.see(run, 1, given, now());
+            assert!(!sight.reused);
+            sight.unheard
+        };
+        assert!(!unheard(&mut runs, 1, 9, 3), "nothing is known yet");
+        assert!(!unheard(&mut runs, 2, 1, 5));
+        assert!(unheard(&mut runs, 4, 3, 8), "nothing came of 3");
+        assert!(!unheard(&mut runs, 4, 3, 9), "once is enough");
+        assert!(!unheard(&mut runs, 5, 4, 11));
+        assert!(!unheard(&mut runs, 6, 0, 13), "it does not say");
+    }
+
+    #[test]
     fn two_machines_that_take_turns_are_a_fork() {
         let mut runs = Runs::default();
         see(&mut runs, A, 0, 1, 20);
@@ -349,7 +404,11 @@ mod tests {
             let epoch = 1 + u32::try_from(day).unwrap();
             let now = Timestamp::from_second(86_400 * day).unwrap();
             for epoch in [epoch, epoch + 1] {
-                let run = Some(Run { id, began: 10 });
+                let run = Some(Run {
+                    id,
+                    began: 10,
+                    after: 0,
+                });
                 runs.see(run, epoch, 11, now);
             }
             assert!(!runs.forked(), "day {day}");
@@ -369,7 +428,7 @@ mod tests {
     #[test]
     fn processes_that_share_a_database_report_in_runs_of_their_own() {
         let daemon = Run::next(None, Some(7), 5, 70);
-        assert_eq!((daemon.id, daemon.began), (70, 5));
+        assert_eq!((daemon.id, daemon.began, daemon.after), (70, 5, 7));
         assert_eq!(Run::next(Some(daemon), Some(70), 9, 71), daemon);
         let command = Run::next(None, Some(70), 20, 72);
         let again = Run::next(Some(daemon), Some(72), 22, 73);
@@ -388,7 +447,15 @@ mod tests {
         see(&mut runs, B, 3, 1, 5);
         let read = Runs::read(&runs.to_bytes(), 1, 8);
         assert!(
-            read.knows(Some(Run { id: B, began: 3 }), 1, 8),
+            read.knows(
+                Some(Run {
+                    id: B,
+                    began: 3,
+                    after: 0
+                }),
+                1,
+                8
+            ),
             "a lone run"
         );
         see(&mut runs, 3, 2, 1, 4);

@@ -11,7 +11,8 @@ pub struct Sender {
     pub epoch: u32,
     /// The last serial given to a change.
     pub last: u64,
-    /// The highest serial that was ever on its way to the site: saved before it leaves.
+    /// The highest serial that a report was built on, which has left or was about to: it may end
+    /// below it. Saved before it leaves.
     pub sent: u64,
     /// Everything up to here is acknowledged.
     pub acked: u64,
@@ -84,9 +85,12 @@ impl Sender {
         self.last
     }
 
-    /// A report that ends here is about to leave. Say so, save it, write the mark, then send.
-    pub fn leaves(&mut self, last: u64) {
-        self.sent = self.sent.max(last);
+    /// A report is about to leave. Say so, save it, write the mark, then send. What was given until
+    /// now is what the report says it was built on: changes after its end are why it leaves states
+    /// out, and if they were lost with the machine's disk the site must be able to tell.
+    pub fn leaves(&mut self) -> u64 {
+        self.sent = self.last;
+        self.sent
     }
 
     /// The management point has this report on stable storage. More may have happened since it was
@@ -168,8 +172,8 @@ impl Sender {
     }
 
     /// What the mark beside the database is compared with, and becomes once a report is about to
-    /// leave. It is what was sent, not what was given: a copy that was put back gives new serials
-    /// before it sends any.
+    /// leave. It is what reports were built on, not what was given: a copy that was put back gives
+    /// new serials before it sends any.
     #[must_use]
     pub fn mark(&self, instance: String) -> Mark {
         Mark {
@@ -328,8 +332,8 @@ mod tests {
     fn a_copy_that_has_given_new_serials_is_still_behind_its_mark() {
         let mut sender = sender();
         let copy = sender.clone();
-        let last = sender.give();
-        sender.leaves(last);
+        sender.give();
+        assert_eq!(sender.leaves(), 10);
         let mark = sender.mark(String::new());
         let mut restored = copy;
         for _ in 0..5 {

@@ -9,6 +9,7 @@ use muster_proto::policy::policy_service_client::PolicyServiceClient;
 use muster_proto::policy::{GetPolicyRequest, Policy};
 use muster_proto::state::ClientHealth;
 use muster_runtime::{Role, faults};
+use muster_stream::Heard;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -181,6 +182,9 @@ impl Agent {
         if answer.send_full_report {
             tracing::info!("the site asks for a full report");
             self.store().write(|w| w.want_full())?;
+            self.urgent().notify_one();
+        } else if let Heard::Send | Heard::Register = self.hear(answer.wish.as_ref())? {
+            // It registers before it reports. An identity is renewed when a report is answered.
             self.urgent().notify_one();
         }
         let changed = match answer.policy {

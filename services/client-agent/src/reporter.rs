@@ -115,23 +115,36 @@ impl Agent {
     /// a copy.
     fn stamped(&self, mut report: Report) -> Result<Report, Error> {
         let mut own = self.run();
-        let run = self.store().write(|w| {
+        let (run, given) = self.store().write(|w| {
             let mut sender = w.sender()?;
             let holder = w.number(meta::RUN)?;
             let run = Run::next(*own, holder, sender.sent, rand::random());
             w.set_number(meta::RUN, run.id)?;
-            sender.leaves(report.last_serial);
+            let given = sender.leaves();
             w.keep_sender(&sender)?;
-            Ok(run)
+            Ok((run, given))
         })?;
         *own = Some(run);
         (report.run_id, report.run_began_after) = (run.id, run.began);
+        report.run_after = run.after;
+        report.given_serial = if given > report.last_serial { given } else { 0 };
         self.note_mark()?;
         Ok(report)
     }
 
     /// Takes in what the site wants. Says whether something is to be sent for it at once.
     async fn heed(&self, wish: Option<&muster_proto::state::Wish>) -> Result<bool, Error> {
+        match self.hear(wish)? {
+            Heard::Send => Ok(true),
+            Heard::Register => self.registers_first().await,
+            // A management point may not know yet what became of it.
+            Heard::RenewIdentity => self.renew_if_asked().await,
+            Heard::Nothing => Ok(false),
+        }
+    }
+
+    /// Writes down what the site wants.
+    pub(crate) fn hear(&self, wish: Option<&muster_proto::state::Wish>) -> Result<Heard, Error> {
         let wish = match wish.map(convert::from_wish).transpose() {
             Ok(wish) => wish.flatten(),
             Err(error) => {
@@ -139,7 +152,9 @@ impl Agent {
                 None
             }
         };
-        let Some(wish) = wish else { return Ok(false) };
+        let Some(wish) = wish else {
+            return Ok(Heard::Nothing);
+        };
         let heard = self.store().write(|w| {
             let mut sender = w.sender()?;
             let heard = sender.hear(&wish);
@@ -150,12 +165,6 @@ impl Agent {
             Ok(heard)
         })?;
         tracing::info!(?wish, ?heard, "the site asks");
-        match heard {
-            Heard::Send => Ok(true),
-            Heard::Register => self.registers_first().await,
-            // A management point may not know yet what became of it.
-            Heard::RenewIdentity => self.renew_if_asked().await,
-            Heard::Nothing => Ok(false),
-        }
+        Ok(heard)
     }
 }

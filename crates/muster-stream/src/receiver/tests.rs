@@ -10,6 +10,7 @@ fn header(full: bool, first: u64, last: u64) -> Header {
         epoch: 1,
         first,
         last,
+        given: last,
         full,
         run: None,
     }
@@ -207,7 +208,11 @@ fn an_epoch_that_the_site_does_not_remember_is_given_anew() {
 fn from_run(id: u64, began: u64, epoch: u32, last: u64) -> Header {
     Header {
         epoch,
-        run: Some(Run { id, began }),
+        run: Some(Run {
+            id,
+            began,
+            after: 0,
+        }),
         ..header(false, last, last)
     }
 }
@@ -266,6 +271,14 @@ fn who_is_left_behind_in_an_old_epoch_is_asked_to_register_and_not_for_ever() {
     }
     assert_eq!(ask(&mut stream, second), None);
     assert_eq!(stream.asked(), None);
+    // It had been switched off all that time.
+    assert_eq!(
+        take(&mut stream, from_run(7, 2, 1, 4), second),
+        Taken::Stale
+    );
+    let wish = ask(&mut stream, second + 10 * MINUTE).unwrap();
+    assert_eq!((wish.epoch, wish.wanted), (1, Wanted::Register));
+    stream.register = None;
     // A late report of the program that has registered meanwhile is nothing.
     assert_eq!(take(&mut stream, from_run(1, 0, 1, 2), 1), Taken::Stale);
     assert_eq!(stream.register, None);
@@ -280,4 +293,84 @@ fn an_identity_that_lives_twice_is_to_be_renewed() {
     }
     assert_eq!(stream.forked_at, Some(at(10)));
     assert_eq!(wanted(&stream, 10), Some(Wanted::RenewIdentity));
+}
+
+#[test]
+fn everything_is_asked_for_after_a_run_of_which_nothing_came() {
+    let mut stream = fresh();
+    full(&mut stream, 3, 0);
+    take(&mut stream, from_run(1, 3, 1, 4), 0);
+    // The machine goes back to serial 3; what it says then is lost, and it starts once more.
+    let after_unheard = Header {
+        run: Some(Run {
+            id: 3,
+            began: 5,
+            after: 2,
+        }),
+        ..header(false, 4, 6)
+    };
+    assert_eq!(take(&mut stream, after_unheard, 1), Taken::Next(vec![]));
+    assert_eq!(wanted(&stream, 2 * MINUTE + 1), Some(Wanted::Full));
+    let everything = Header {
+        full: true,
+        first: 1,
+        ..after_unheard
+    };
+    assert_eq!(take(&mut stream, everything, 2), Taken::Full(vec![]));
+    assert_eq!((stream.ask_at, stream.register), (None, None));
+}
+
+#[test]
+fn what_a_report_was_built_on_counts_as_seen_of_its_run() {
+    let mut stream = fresh();
+    full(&mut stream, 3, 0);
+    let report = |id, began, given| Header {
+        given,
+        run: Some(Run {
+            id,
+            began,
+            after: 0,
+        }),
+        ..header(false, 4, 4)
+    };
+    let before = stream.clone();
+    take(&mut stream, report(1, 0, 6), 0);
+    assert!(stream.turned(&before), "no mark says how far it came");
+    assert_eq!((stream.highest, stream.gap_since), (4, None));
+    // A machine that went back to serial 4 gives 5 and 6 again.
+    take(&mut stream, report(2, 4, 5), 1);
+    assert_eq!(stream.register, Some(1));
+}
+
+#[test]
+fn what_overflows_is_healed_by_ranges_or_by_everything() {
+    for ranges_answered in [true, false] {
+        let mut stream = fresh();
+        full(&mut stream, 1, 0);
+        // Each second report comes, the last ones first: 16 of them wait, the others are not kept.
+        for serial in (3..=99).rev().filter(|serial| serial % 2 == 1) {
+            assert_eq!(delta(&mut stream, serial, serial, 1), Taken::Early);
+        }
+        assert_eq!(stream.early.len(), MAX_EARLY);
+        let mut second = 2 * MINUTE + 1;
+        let Some(Wanted::Ranges(ranges)) = wanted(&stream, second) else {
+            panic!("ranges first");
+        };
+        assert_eq!(ranges[0], range(2, 68), "what was not kept is missing");
+        if ranges_answered {
+            for told in ranges {
+                delta(&mut stream, told.first, told.last, second);
+            }
+        } else {
+            for _ in 0..2 {
+                ask(&mut stream, second).unwrap();
+                second += 8 * HOUR;
+            }
+            assert_eq!(wanted(&stream, second), Some(Wanted::Full));
+            full(&mut stream, 99, second);
+        }
+        assert_eq!((stream.contiguous, stream.highest), (99, 99));
+        assert_eq!((stream.gap_since, stream.ask_at), (None, None));
+        assert!(stream.early.is_empty());
+    }
 }

@@ -33,6 +33,10 @@ pub(crate) enum Without {
     MarkAndRuns,
     /// No runs.
     Runs,
+    /// Reports do not say what they are built on beyond their last serial.
+    Given,
+    /// Runs do not say which one was before them.
+    After,
     /// Ranges are told however old they are.
     FullAt,
     /// A silent client stays silent.
@@ -51,6 +55,8 @@ pub(crate) struct Budget {
     pub(crate) crashes: u8,
     pub(crate) database_restores: u8,
     pub(crate) machine_restores: u8,
+    /// A newer copy takes the place of the one there is.
+    pub(crate) newer_copies: u8,
     pub(crate) clones: u8,
     pub(crate) site_restores: u8,
     pub(crate) asks: u8,
@@ -69,6 +75,7 @@ impl Budget {
         crashes: 0,
         database_restores: 0,
         machine_restores: 0,
+        newer_copies: 0,
         clones: 0,
         site_restores: 0,
         asks: 0,
@@ -84,7 +91,9 @@ pub(crate) struct Packet {
     epoch: u32,
     full: bool,
     range: (u64, u64),
-    run: (u64, u64),
+    given: u64,
+    /// Its id, where it began, and which one was before it.
+    run: (u64, u64, u64),
     states: Vec<(u8, u8, u64)>,
 }
 
@@ -267,6 +276,9 @@ impl World {
                     (Some(_), 0) if b.machine_restores > 0 => Action::RestoreMachine(at),
                     (Some(_), 0) => Action::RestoreDatabase(at),
                 });
+                if machine.copy.is_some() && b.newer_copies > 0 {
+                    actions.push(Action::Copy(at));
+                }
             }
             if b.asks > 0 {
                 actions.push(Action::Ask(machine.client, at));
@@ -341,7 +353,11 @@ impl World {
             }
             Action::Copy(at) => {
                 let m = &mut self.machines[at];
-                m.copy = Some(Box::new((m.disk.clone(), m.mark.clone(), m.truth.clone())));
+                let fresh = Some(Box::new((m.disk.clone(), m.mark.clone(), m.truth.clone())));
+                if m.copy.is_some() {
+                    spend(&mut self.budget.newer_copies)?;
+                }
+                m.copy = fresh;
             }
             Action::RestoreDatabase(at) => {
                 spend(&mut self.budget.database_restores)?;
@@ -353,7 +369,10 @@ impl World {
             Action::RestoreMachine(at) => {
                 spend(&mut self.budget.machine_restores)?;
                 let m = &mut self.machines[at];
-                (m.disk, m.mark, m.truth) = *m.copy.take()?;
+                (m.disk, m.mark, m.truth) = *m.copy.clone()?;
+                if self.budget.machine_restores == 0 {
+                    (m.copy, self.budget.newer_copies) = (None, 0);
+                }
                 m.restart();
                 self.reused = true;
                 self.confused = !self.budget.in_order;
@@ -401,7 +420,7 @@ impl World {
         self.next_run += u64::from(m.run != Some(run));
         m.run = Some(run);
         m.disk.run = Some(run.id);
-        m.disk.sender.leaves(draft.range.last);
+        let given = m.disk.sender.leaves();
         m.mark = Some(m.disk.sender.mark(String::new()));
         if without == Without::SaveBeforeSend {
             m.mark = None;
@@ -417,7 +436,12 @@ impl World {
             epoch: draft.epoch,
             full,
             range: (draft.range.first, draft.range.last),
-            run: (run.id, run.began),
+            given: if without == Without::Given {
+                draft.range.last
+            } else {
+                given
+            },
+            run: (run.id, run.began, run.after),
             states: states.collect(),
         });
         Some(())
@@ -470,10 +494,15 @@ impl World {
             epoch: packet.epoch,
             first: packet.range.0,
             last: packet.range.1,
+            given: packet.given,
             full: packet.full,
             run: (!no_runs).then_some(Run {
                 id: packet.run.0,
                 began: packet.run.1,
+                after: match without {
+                    Without::After => 0,
+                    _ => packet.run.2,
+                },
             }),
         };
         if without == Without::Gaps && packet.epoch == kept.stream.epoch {
@@ -571,6 +600,10 @@ impl World {
                 if kept.stream.forked_at.is_none() {
                     return Err(format!("client {client} lives twice and nobody sees it"));
                 }
+                continue;
+            }
+            if kept.stream.forked_at.is_some() {
+                // It is taken for two, gets another identity, and tells that one everything.
                 continue;
             }
             for at in machines {

@@ -246,6 +246,60 @@ async fn a_wish_for_everything_or_for_a_registration_is_followed_at_once() {
 }
 
 #[tokio::test]
+async fn a_wish_that_comes_with_policy_is_followed_by_the_next_reports() {
+    for (kind, epoch) in [
+        (WishKind::Ranges, 1),
+        (WishKind::Full, 1),
+        (WishKind::Register, 2),
+    ] {
+        let world = World::new().await;
+        let agent = world.agent();
+        agent.poll_policy().await.unwrap();
+        for version in [NEW, "1.0-2"] {
+            world.machine.set_version("bash", version);
+            agent.scan(Trigger::User).await.unwrap();
+            agent.send_reports().await.unwrap();
+        }
+        let sent = std::mem::take(&mut world.site.known().reports);
+        let missing = SerialRange {
+            first: sent.last().unwrap().first_serial,
+            last: sent.last().unwrap().last_serial,
+        };
+        // What was not sent yet makes the answer depend on more than the range.
+        world.machine.set_version("zsh", NEW);
+        agent.scan(Trigger::User).await.unwrap();
+        world.site.known().polled_wish = Some(Wish {
+            kind: kind.into(),
+            epoch: 1,
+            ranges: (kind == WishKind::Ranges)
+                .then_some(missing)
+                .into_iter()
+                .collect(),
+        });
+        agent.poll_policy().await.unwrap();
+        agent.send_reports().await.unwrap();
+        let reports = world.site.known().reports.clone();
+        assert!(reports.iter().all(|report| report.epoch == epoch));
+        if kind != WishKind::Ranges {
+            assert_eq!(reports[0].kind(), ReportKind::Full);
+            continue;
+        }
+        let [again, news] = reports.as_slice() else {
+            panic!("{reports:?}")
+        };
+        assert_eq!(
+            (again.first_serial, again.last_serial),
+            (missing.first, missing.last)
+        );
+        assert_eq!(again.given_serial, news.last_serial);
+        assert_eq!(
+            (news.first_serial, news.given_serial),
+            (missing.last + 1, 0)
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_lost_or_damaged_database_ends_in_a_new_epoch_and_a_full_report() {
     for (damage, with_mark) in [(0, true), (0, false), (1, true), (2, false), (3, true)] {
         let world = World::new().await;
@@ -309,14 +363,15 @@ async fn each_start_of_the_agent_is_a_run_that_begins_where_the_last_one_ended()
             agent.send_reports().await.unwrap();
         }
         let reports = std::mem::take(&mut world.site.known().reports);
-        let of = |report: &Report| (report.run_id, report.run_began_after);
+        let of = |report: &Report| (report.run_id, report.run_began_after, report.run_after);
         assert!(reports.iter().all(|report| of(report) == of(&reports[0])));
         runs.push((of(&reports[0]), reports.last().unwrap().last_serial));
     }
-    let [((first, began), sent), ((second, next), _)] = runs[..] else {
+    let [((first, began, none), sent), ((second, next, after), _)] = runs[..] else {
         panic!()
     };
     assert_eq!((began, next), (0, sent));
+    assert_eq!((none, after), (0, first));
     assert!(first != 0 && second != 0 && first != second);
 }
 

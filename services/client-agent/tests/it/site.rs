@@ -60,6 +60,8 @@ pub(crate) struct Known {
     pub(crate) full_wanted: bool,
     /// Said with the answer to the next report.
     pub(crate) wish: Option<Wish>,
+    /// Said with the answer to the next poll.
+    pub(crate) polled_wish: Option<Wish>,
     pub(crate) blocked: bool,
     /// Answer reports with UNAVAILABLE. `Some(true)`: after taking them, as when the answer is lost.
     pub(crate) unavailable: Option<bool>,
@@ -437,6 +439,7 @@ impl PolicyService for Service {
             policy,
             send_full_report,
             next_poll_in: None,
+            wish: known.polled_wish.take(),
         }))
     }
 }

@@ -38,6 +38,7 @@ pub(crate) async fn get_policy(
         policy: answer.policy,
         send_full_report: answer.send_full_report,
         next_poll_in: answer.next_poll_in,
+        wish: answer.wish,
     })
 }
 

@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use muster_domain::ClientId;
 use muster_proto::{client as pb, convert, policy};
 use muster_runtime::faults;
+use muster_stream::Wanted;
 
 use super::register_client::blocked;
 use super::{Error, Site};
 use crate::domain::policy::Content;
 use crate::domain::suite;
-use crate::store::policy as store;
+use crate::store::{policy as store, streams};
 
 /// Contents kept at once; clients share them, so there are as many as different sets of
 /// deployments.
@@ -55,8 +56,8 @@ pub(crate) async fn get_policy(
     known_version: &[u8],
 ) -> Result<pb::GetClientPolicyResponse, Error> {
     let db = site.db().await?;
-    let patience = site.config.resync_after.as_secs_f64();
-    let asking = store::asking(&db, client_id, patience)
+    let now = Timestamp::now();
+    let asking = store::asking(&db, client_id, now)
         .await?
         .ok_or_else(blocked)?;
     if asking.deleted {
@@ -73,12 +74,19 @@ pub(crate) async fn get_policy(
         }
     };
     store::seen(&db, asking.client_no).await?;
-    if asking.wants_full {
+    let wish = match asking.is_asked {
+        true => streams::wish(&db, asking.client_no, now).await?,
+        false => None,
+    };
+    // Whoever is missing a report is asked for that one first, here as everywhere.
+    let full = matches!(&wish, Some(wish) if wish.wanted == Wanted::Full);
+    let send_full_report = asking.wants_full || full;
+    if send_full_report {
         faults::point("site.resync.asked");
     }
     let signed = (content.version() != known_version).then(|| {
         let revision = asking.revision.unsigned_abs();
-        content.sign(&site.policy_key, client_id, revision, Timestamp::now())
+        content.sign(&site.policy_key, client_id, revision, now)
     });
     let outcome = if signed.is_some() {
         "sent"
@@ -89,8 +97,9 @@ pub(crate) async fn get_policy(
     let next = site.config.client_settings.policy_poll_interval;
     Ok(pb::GetClientPolicyResponse {
         policy: signed,
-        send_full_report: asking.wants_full,
+        send_full_report,
         next_poll_in: Some(convert::to_duration(next)),
+        wish: wish.as_ref().map(convert::to_wish),
     })
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Report {
     pub(crate) epoch: i32,
     pub(crate) first_serial: i64,
     pub(crate) last_serial: i64,
+    /// What was given when it was packed, at least `last_serial`.
+    pub(crate) given_serial: u64,
     pub(crate) full: bool,
     /// Which run of the client's program packed it.
     pub(crate) run: Option<Run>,
@@ -162,16 +164,18 @@ pub(crate) fn peek(bytes: &[u8], client_id: &[u8; 16]) -> Option<Header> {
     let (last, rest) = field(rest, 4)?;
     let (kind, rest) = field(rest, 5)?;
     let fits = |number: u64| i64::try_from(number).is_ok().then_some(number);
+    let (run, given) = run_in(rest)?;
     Some(Header {
         epoch: u32::try_from(epoch).ok().filter(|epoch| *epoch > 0)?,
         first: fits(first)?,
         last: fits(last)?,
+        given: given.max(last),
         full: match kind {
             1 => true,
             2 => false,
             _ => return None,
         },
-        run: run_in(rest)?,
+        run,
     })
 }
 
@@ -183,23 +187,27 @@ fn field(bytes: &[u8], number: u8) -> Option<(u64, &[u8])> {
         .map(|value| (value, rest))
 }
 
-/// The run among the fields of a report; what is in the others is skipped, not looked at. `None`
-/// when they make no sense.
-fn run_in(mut rest: &[u8]) -> Option<Option<Run>> {
-    let (mut id, mut began) = (0, 0);
+/// The run among the fields of a report, and the serial it was built on; what is in the others is
+/// skipped, not looked at. `None` when they make no sense.
+fn run_in(mut rest: &[u8]) -> Option<(Option<Run>, u64)> {
+    let (mut id, mut began, mut before, mut given) = (0, 0, 0, 0);
     while !rest.is_empty() {
         let key = prost::encoding::decode_varint(&mut rest).ok()?;
         match key & 7 {
             0 => {
                 let value = prost::encoding::decode_varint(&mut rest).ok()?;
-                if key >> 3 == 18 {
-                    began = value;
+                match key >> 3 {
+                    18 => began = value,
+                    20 => given = value,
+                    _ => {}
                 }
             }
             1 => {
                 let (value, after) = rest.split_first_chunk()?;
-                if key >> 3 == 16 {
-                    id = u64::from_le_bytes(*value);
+                match key >> 3 {
+                    16 => id = u64::from_le_bytes(*value),
+                    19 => before = u64::from_le_bytes(*value),
+                    _ => {}
                 }
                 rest = after;
             }
@@ -211,11 +219,11 @@ fn run_in(mut rest: &[u8]) -> Option<Option<Run>> {
             _ => return None,
         }
     }
-    Some(run(id, began))
+    Some((run(id, began, before), given))
 }
 
-fn run(id: u64, began: u64) -> Option<Run> {
-    (id != 0).then_some(Run { id, began })
+fn run(id: u64, began: u64, after: u64) -> Option<Run> {
+    (id != 0).then_some(Run { id, began, after })
 }
 
 /// What was kept of a report that came too early; `None` for bytes that make no sense.
@@ -236,6 +244,7 @@ impl Report {
             epoch: self.epoch.unsigned_abs(),
             first: self.first_serial.unsigned_abs(),
             last: self.last_serial.unsigned_abs(),
+            given: self.given_serial,
             full: self.full,
             run: self.run,
         }
@@ -428,7 +437,8 @@ impl Report {
             first_serial: first,
             last_serial: last,
             full,
-            run: run(message.run_id, message.run_began_after),
+            given_serial: message.given_serial.max(message.last_serial),
+            run: run(message.run_id, message.run_began_after, message.run_after),
             compliance,
             needs,
             enforcements,
@@ -445,6 +455,7 @@ impl Report {
     /// it: for the negative controls only.
     pub(crate) fn renumbered(mut self, serial: i64) -> Self {
         (self.first_serial, self.last_serial) = (1, serial);
+        self.given_serial = serial.unsigned_abs();
         self.compliance.last_serial = serial;
         let enforcements = self.enforcements.iter_mut().map(|it| &mut it.serial);
         let deployments = self.deployments.iter_mut().map(|it| &mut it.serial);

@@ -15,7 +15,10 @@ use crate::app::Error;
 pub(crate) struct Asking {
     pub(crate) client_no: i32,
     pub(crate) deleted: bool,
+    /// Nothing less than everything is of use.
     pub(crate) wants_full: bool,
+    /// It is due to be asked for something, or has been and did not answer.
+    pub(crate) is_asked: bool,
     pub(crate) revision: i64,
     /// Ascending.
     pub(crate) deployments: Vec<i32>,
@@ -25,12 +28,12 @@ pub(crate) struct Asking {
 pub(crate) async fn asking(
     db: &impl GenericClient,
     client_id: ClientId,
-    resync_after: f64,
+    now: Timestamp,
 ) -> Result<Option<Asking>, Error> {
     const SQL: &str = "
         SELECT c.client_no, c.deleted_at IS NOT NULL AS deleted,
-               s.wants_full OR COALESCE(s.gap_since < now() - make_interval(secs => $2), false)
-                   AS wants_full,
+               s.wants_full,
+               COALESCE(s.ask_tries > 0 OR s.ask_at <= $2, false) AS is_asked,
                (SELECT revision FROM policy_revision) AS revision,
                ARRAY(SELECT d.deployment_no FROM deployments d
                      WHERE d.collection_no = $3
@@ -40,11 +43,12 @@ pub(crate) async fn asking(
                      ORDER BY d.deployment_no) AS deployments
         FROM clients c JOIN report_streams s USING (client_no)
         WHERE c.client_id = $1 AND c.via_site_code IS NULL";
-    let row = query_opt(db, SQL, &[&client_id.0, &resync_after, &ALL_SYSTEMS]).await?;
+    let row = query_opt(db, SQL, &[&client_id.0, &now, &ALL_SYSTEMS]).await?;
     Ok(row.map(|row| Asking {
         client_no: row.get("client_no"),
         deleted: row.get("deleted"),
         wants_full: row.get("wants_full"),
+        is_asked: row.get("is_asked"),
         revision: row.get("revision"),
         deployments: row.get("deployments"),
     }))

@@ -155,6 +155,20 @@ pub(crate) struct Asked {
     pub(crate) ask: u16,
 }
 
+/// What one client is told when it comes by itself.
+pub(crate) async fn wish(
+    db: &impl GenericClient,
+    client_no: i32,
+    now: Timestamp,
+) -> Result<Option<Wish>, Error> {
+    const SQL: &str = "
+        SELECT epoch, has_full, contiguous_serial, highest_serial, early_reports, gap_since,
+               wants_full, runs, register_epoch, forked_at, ask_at, ask_tries
+        FROM report_streams WHERE client_no = $1";
+    let row = super::query_one(db, SQL, &[&client_no]).await?;
+    Ok(stream(&row).wish(now))
+}
+
 /// What clients were asked for and have not answered, those that are due longest first.
 pub(crate) async fn asked(db: &impl GenericClient, limit: i64) -> Result<Vec<Asked>, Error> {
     const SQL: &str = "

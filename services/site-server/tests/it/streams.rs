@@ -128,6 +128,91 @@ async fn a_machine_that_went_back_as_a_whole_is_to_register() {
 }
 
 #[tokio::test]
+async fn a_run_after_one_that_was_never_heard_of_has_everything_asked_for() {
+    let (site, client) = started().await;
+    let follows = |report: pb::Report, run_id, run_began_after, run_after| pb::Report {
+        run_after,
+        ..of_run(report, run_id, run_began_after)
+    };
+    let next = client.delta(5, 6, &[(1, Installed)]);
+    site.report(&[follows(next, 2, 4, 1)]).await;
+    eventually(async || site.contiguous(&client).await == 6).await;
+    assert_eq!(streams(&site, "wants_full").await, 0);
+    // The machine goes back to serial 4; what it says then is lost, and it is started once more.
+    let back = client.delta(5, 8, &[(2, Installed)]);
+    site.report(&[follows(back, 4, 7, 3)]).await;
+    eventually(async || site.contiguous(&client).await == 8).await;
+    assert_eq!(streams(&site, "wants_full AND ask_at > now()").await, 1);
+    assert_eq!(site.held(&client).await, [vec![1, 2], vec![], vec![]]);
+    let full = client.full(8, &[(1, Required), (2, Installed)]);
+    site.report(&[follows(full, 4, 7, 3)]).await;
+    eventually(async || streams(&site, "NOT wants_full AND ask_at IS NULL").await == 1).await;
+    assert_eq!(site.held(&client).await, [vec![2], vec![1], vec![]]);
+    assert_eq!(site.wrong_counters().await, 0);
+}
+
+#[tokio::test]
+async fn what_a_report_was_built_on_is_known_after_a_restart_of_the_site() {
+    let (mut site, client) = started().await;
+    // Serial 5 is told while 6 and 7 have been given: that is why something is missing in it.
+    let report = pb::Report {
+        given_serial: 7,
+        ..client.report(pb::ReportKind::Delta, 5, 5)
+    };
+    site.report(&[of_run(report, 1, 0)]).await;
+    eventually(async || site.contiguous(&client).await == 5).await;
+    assert_eq!(streams(&site, "gap_since IS NOT NULL").await, 0);
+    site.handle.take().unwrap().stop().await;
+    site.handle = Some(site_server::start(site.config.clone()).await.unwrap());
+
+    // The machine is put back to serial 5, and gives 6 to something else.
+    let report = client.delta(6, 6, &[(2, Installed)]);
+    site.report(&[of_run(report, 2, 5)]).await;
+    eventually(async || streams(&site, "register_epoch = 1").await == 1).await;
+}
+
+#[tokio::test]
+async fn more_reports_out_of_order_than_are_kept_are_asked_for_again() {
+    let (site, client) = started().await;
+    // The last ones first, and the one before them all later still.
+    let late: Vec<pb::Report> = (6..=45)
+        .rev()
+        .map(|serial| client.delta(serial, serial, &[(1, Unknown), (serial as u32, Installed)]))
+        .collect();
+    for report in &late {
+        site.report(std::slice::from_ref(report)).await;
+    }
+    eventually(async || streams(&site, "cardinality(early_reports) = 16").await == 1).await;
+    site.report(&[client.delta(5, 5, &[(2, Installed)])]).await;
+    eventually(async || site.contiguous(&client).await == 5).await;
+    // The first sixteen that came are kept; 6 to 29 are told again.
+    let mut wish = None;
+    eventually(async || {
+        wish = site.policy(&client, &[]).await.unwrap().wish;
+        wish.is_some()
+    })
+    .await;
+    let ranges: Vec<(u64, u64)> = wish
+        .unwrap()
+        .ranges
+        .iter()
+        .map(|r| (r.first, r.last))
+        .collect();
+    assert_eq!(ranges, [(6, 29)]);
+    let again: Vec<(u32, _)> = (6..=29).map(|update| (update, Installed)).collect();
+    site.report(&[client.delta(6, 29, &again)]).await;
+    eventually(async || site.contiguous(&client).await == 45).await;
+    let mut installed: Vec<i32> = vec![2];
+    installed.extend(6..=45);
+    assert_eq!(site.held(&client).await, [installed, vec![], vec![1]]);
+    assert_eq!(
+        streams(&site, "early_reports = '{}' AND ask_at IS NULL").await,
+        1
+    );
+    assert_eq!(site.wrong_counters().await, 0);
+}
+
+#[tokio::test]
 async fn two_machines_with_one_identity_are_found_across_a_restart_of_the_site() {
     let (mut site, client) = started().await;
     let turn = async |site: &Site, run, serial| {
