@@ -1,11 +1,12 @@
 //! The queues: their names and arguments, and nothing else decides them.
 //!
 //! Management points publish to the durable direct exchange `site.<CODE>.states`, with the shard
-//! (`<n>`) or `urgent` as the routing key; it is the only thing they may write to.
+//! (`<n>`), `high` or `urgent` as the routing key; it is the only thing they may write to.
 //!
 //! | queue | who publishes | who consumes |
 //! |---|---|---|
 //! | `site.<CODE>.state.<n>` | management points: batches of reports, sharded by client | site server |
+//! | `site.<CODE>.state.high` | management points: what is due, ahead of what is routine | site server |
 //! | `site.<CODE>.state.urgent` | management points: what must overtake the others | site server |
 //!
 //! Sites that are linked speak over two queues at the parent's broker, each with a direct exchange of
@@ -45,18 +46,26 @@ pub fn urgent_queue(site: &str) -> String {
     format!("site.{site}.state.urgent")
 }
 
-/// All state queues of a site: the shards in order, then the urgent one.
+/// The state queue of a site for what is due: a deadline makes a flood of its own.
+#[must_use]
+pub fn high_queue(site: &str) -> String {
+    format!("site.{site}.state.high")
+}
+
+/// All state queues of a site: the shards in order, then what is due and what is urgent.
 #[must_use]
 pub fn state_queues(site: &str, shards: u16) -> Vec<String> {
     (0..shards)
         .map(|shard| state_queue(site, shard))
-        .chain([urgent_queue(site)])
+        .chain([high_queue(site), urgent_queue(site)])
         .collect()
 }
 
 /// Routing key of the urgent queue at the exchange of a site's states; the shards' keys are
 /// their numbers.
 pub const URGENT: &str = "urgent";
+/// The same of the queue for what is due.
+pub const HIGH: &str = "high";
 
 /// The exchange that management points publish a site's states to.
 #[must_use]
@@ -83,7 +92,9 @@ pub async fn declare_states(config: &Config, site: &str, shards: u16) -> Result<
         .exchange_declare(name(), ExchangeKind::Direct, durable, FieldTable::default())
         .await?;
     let shards = (0..shards).map(|shard| (state_queue(site, shard), shard.to_string()));
-    for (queue, key) in shards.chain([(urgent_queue(site), URGENT.to_owned())]) {
+    let ahead = [(high_queue(site), HIGH), (urgent_queue(site), URGENT)];
+    let ahead = ahead.map(|(queue, key)| (queue, key.to_owned()));
+    for (queue, key) in shards.chain(ahead) {
         let (options, table) = (QueueBindOptions::default(), FieldTable::default());
         channel
             .queue_bind(queue.into(), name(), key.into(), options, table)
@@ -184,10 +195,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_site_has_its_shards_and_an_urgent_queue() {
+    fn a_site_has_its_shards_and_queues_ahead_of_them() {
         let names = [
             "site.P01.state.0",
             "site.P01.state.1",
+            "site.P01.state.high",
             "site.P01.state.urgent",
         ];
         assert_eq!(state_queues("P01", 2), names);

@@ -104,8 +104,8 @@ pub(crate) async fn relay_reports(
 type Lanes = BTreeMap<Lane, Vec<ReportEnvelope>>;
 
 async fn hand_over(point: &Point, lanes: Lanes) -> Result<(), Error> {
-    let urgent = lanes.keys().all(|lane| *lane == Lane::Urgent);
-    let _call = (!urgent).then(|| point.collector.admit()).transpose()?;
+    let least = lanes.keys().max().copied().unwrap_or(Lane::Urgent);
+    let _call = point.collector.admit(least)?;
     let handed = lanes
         .into_iter()
         .map(|(lane, reports)| point.collector.hand_over(lane, reports));

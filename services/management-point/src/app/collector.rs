@@ -17,20 +17,24 @@ use crate::domain::report::Lane;
 
 /// Calls that wait in one lane.
 const QUEUE: usize = 4_096;
-/// Calls with anything but urgent reports that wait together. The server takes a thousand calls at
-/// once: the rest is for urgent reports, policy and enrolment, so that a flood of reports, or a
-/// broker that is slow to confirm them, stops nothing else.
-const ROUTINE_CALLS: usize = 750;
-/// Which part of the bytes of all other lanes may wait in the urgent one beside them.
-const URGENT_PART: usize = 8;
+/// Calls with anything routine that wait together. The server takes a thousand calls at once: the
+/// rest is for what goes ahead, policy and enrolment, so that a flood of reports, or a broker that is
+/// slow to confirm them, stops nothing else.
+const ROUTINE_CALLS: usize = 650;
+/// Calls with something due in them, and nothing routine.
+const HIGH_CALLS: usize = 100;
+/// Which part of the bytes of all other lanes may wait in each of those ahead of them.
+const AHEAD_PART: usize = 8;
 
 /// Where calls hand their reports over. Who finds it full is told so at once.
 #[derive(Debug)]
 pub(crate) struct Collector {
     lanes: HashMap<Lane, mpsc::Sender<Handed>>,
     routine: Room,
+    high: Room,
     urgent: Room,
-    calls: Semaphore,
+    routine_calls: Semaphore,
+    high_calls: Semaphore,
     pressure: Mutex<Pressure>,
 }
 
@@ -95,11 +99,11 @@ impl Caller {
 }
 
 impl Collector {
-    /// A lane per shard and one for what is urgent.
+    /// A lane per shard, one for what is due and one for what is urgent.
     pub(crate) fn new(config: &Config) -> (Self, Inboxes) {
         let shards = (0..config.state_shards).map(Lane::Shard);
         let (mut lanes, mut inboxes) = (HashMap::new(), Inboxes::new());
-        for lane in shards.chain([Lane::Urgent]) {
+        for lane in shards.chain([Lane::High, Lane::Urgent]) {
             let (sender, receiver) = mpsc::channel(QUEUE);
             lanes.insert(lane, sender);
             inboxes.push((lane, receiver));
@@ -108,20 +112,27 @@ impl Collector {
         let collector = Self {
             lanes,
             routine: Room::new(max_bytes),
-            urgent: Room::new(max_bytes / URGENT_PART),
-            calls: Semaphore::new(ROUTINE_CALLS),
+            high: Room::new(max_bytes / AHEAD_PART),
+            urgent: Room::new(max_bytes / AHEAD_PART),
+            routine_calls: Semaphore::new(ROUTINE_CALLS),
+            high_calls: Semaphore::new(HIGH_CALLS),
             pressure: Mutex::new(Pressure::new(Instant::now())),
         };
         (collector, inboxes)
     }
 
-    /// Lets a call in that brings more than urgent reports.
+    /// Lets a call in by the least of what it brings; what is urgent always comes in.
     ///
     /// # Errors
     /// [`Error::CollectorFull`] when too many wait.
-    pub(crate) fn admit(&self) -> Result<SemaphorePermit<'_>, Error> {
+    pub(crate) fn admit(&self, least: Lane) -> Result<Option<SemaphorePermit<'_>>, Error> {
         let full = |_| self.turn_away(1.0, Error::CollectorFull);
-        self.calls.try_acquire().map_err(full)
+        let calls = match least {
+            Lane::Urgent => return Ok(None),
+            Lane::High => &self.high_calls,
+            Lane::Shard(_) => &self.routine_calls,
+        };
+        calls.try_acquire().map(Some).map_err(full)
     }
 
     /// Hands reports over; `Ok` when the broker has confirmed the messages they went out in.
@@ -133,6 +144,7 @@ impl Collector {
         let size: usize = reports.iter().map(Message::encoded_len).sum();
         let place = match lane {
             Lane::Urgent => &self.urgent,
+            Lane::High => &self.high,
             Lane::Shard(_) => &self.routine,
         };
         let full = || self.turn_away(place.taken(), Error::CollectorFull);

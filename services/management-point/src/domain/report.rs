@@ -34,6 +34,9 @@ pub(crate) enum Refused {
 pub(crate) enum Lane {
     /// Ahead of all others.
     Urgent,
+    /// Ahead of what is routine. Apart from what is urgent: when a deadline comes, all clients have
+    /// something to say here.
+    High,
     /// The queue of the client's shard.
     Shard(u16),
 }
@@ -70,11 +73,10 @@ pub(crate) fn check(bytes: &[u8], client: ClientId, shards: u16) -> Result<Lane,
     }
     // An unknown priority is an ordinary one.
     let priority = Priority::try_from(report.priority).unwrap_or(Priority::Normal);
-    let ahead = matches!(priority, Priority::UrgentUnspecified | Priority::High);
-    Ok(if ahead {
-        Lane::Urgent
-    } else {
-        Lane::Shard(shard_of(client, shards))
+    Ok(match priority {
+        Priority::UrgentUnspecified => Lane::Urgent,
+        Priority::High => Lane::High,
+        Priority::Normal | Priority::Low => Lane::Shard(shard_of(client, shards)),
     })
 }
 
@@ -108,7 +110,7 @@ mod tests {
             priority: 1,
             ..report(client)
         };
-        assert_eq!(check(&high.encode_to_vec(), client, 4), Ok(Lane::Urgent));
+        assert_eq!(check(&high.encode_to_vec(), client, 4), Ok(Lane::High));
         let unheard = Report {
             priority: 77,
             ..report(client)

@@ -75,6 +75,7 @@ fn collect_for<B: Broker>(config: &Config, inboxes: Inboxes, broker: &Arc<B>, ta
     for (lane, inbox) in inboxes {
         let key = match lane {
             Lane::Shard(number) => number.to_string(),
+            Lane::High => topology::HIGH.to_owned(),
             Lane::Urgent => topology::URGENT.to_owned(),
         };
         let (limits, broker) = (config.collect.clone(), Arc::clone(broker));

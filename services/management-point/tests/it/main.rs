@@ -234,7 +234,12 @@ async fn a_report_reaches_its_queue_byte_for_byte(world: &World) {
         }
         .encode_to_vec(),
     );
-    let reports = vec![bytes.clone(), urgent.clone()];
+    let due = Report {
+        priority: 1,
+        ..report(client, 3)
+    };
+    let due = Bytes::from(due.encode_to_vec());
+    let reports = vec![bytes.clone(), urgent.clone(), due.clone()];
     let answer = states
         .report_states(ReportStatesRequest { reports })
         .await
@@ -253,6 +258,7 @@ async fn a_report_reaches_its_queue_byte_for_byte(world: &World) {
     assert_eq!(envelope.client_id.as_ref(), client.as_bytes());
     assert!(envelope.received_at.is_some());
     assert_eq!(find(&urgent).0, "site.P01.state.urgent");
+    assert_eq!(find(&due).0, "site.P01.state.high");
 }
 
 async fn another_management_point_relays_reports_of_its_clients(world: &World) {

@@ -40,7 +40,7 @@ async fn a_full_report_and_what_changes_afterwards_are_recorded_once() {
     let backlog = backlog(&site).await;
     assert_eq!((backlog.reports_recorded, backlog.states_recorded), (2, 5));
     assert_eq!((backlog.quarantined, backlog.resyncs_open), (0, 0));
-    assert_eq!(backlog.queues.len(), 3);
+    assert_eq!(backlog.queues.len(), 4);
 }
 
 async fn backlog(site: &Site) -> pb::GetBacklogResponse {
