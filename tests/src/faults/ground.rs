@@ -14,8 +14,8 @@ use muster_local::site::{Plan, Setting};
 use muster_local::{Interrupt, Service, Site, State, http, state};
 use tokio::runtime::Runtime;
 
-use super::journal::History;
-use super::load::Way;
+use super::journal::{self, History};
+use super::load::{self, Way};
 use super::oracle::{SNAPSHOT, Snapshot, Verdict};
 use super::{catalog, schedule::Strike};
 use crate::{say, turn, workspace};
@@ -81,6 +81,7 @@ impl Ground {
                 ),
                 Setting::new(Service::SiteServer, "catalog_poll_interval", "1s"),
                 Setting::new(Service::SiteServer, "resync_after", "2s"),
+                Setting::new(Service::SiteServer, "resync_jitter", "0s"),
                 Setting::new(Service::SiteServer, "postgres.lease_timeout", "4s"),
                 Setting::new(Service::ManagementPoint, "rabbitmq.confirm_timeout", "5s"),
             ],
@@ -134,6 +135,15 @@ impl Ground {
     /// When it cannot be started.
     pub fn load(&mut self, kind: &str, name: &str, manner: &[&str]) -> Result<Load> {
         let journal = self.folder.join(format!("{name}.journal"));
+        for number in 1..=load::DEPLOYMENTS {
+            // What they deploy is of no interest: what clients say of them is.
+            let id = journal::deployment_id(number);
+            self.sql(&format!(
+                "INSERT INTO deployments (deployment_id, name, collection_no, available_at,
+                                          suppress_restart)
+                 VALUES ('{id}', 'load {number}', 1, now(), true) ON CONFLICT DO NOTHING"
+            ))?;
+        }
         let way = self.way();
         let mut launch = Launch::new(
             &format!("oracle-{name}"),

@@ -24,6 +24,52 @@ pub struct Change {
     pub state: u8,
 }
 
+/// A state of a deployment on one client, or of one update of it; each has its serial at the site
+/// too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word {
+    /// The client's own counter.
+    pub serial: u64,
+    /// Which one; update 0: the deployment as a whole.
+    pub of: Subject,
+    /// Topic 402 as a number; of a whole deployment topics 300, 301 and 302, see [`Word::whole`].
+    pub state: u16,
+}
+
+/// A deployment of the load, from 1, and the number of an update in it.
+pub type Subject = (u8, u32);
+
+/// Deployments of the load have ids one after the other.
+const DEPLOYMENTS: u128 = 0xdeb1_0000;
+
+/// The id of a deployment of the load.
+#[must_use]
+pub const fn deployment_id(number: u8) -> Uuid {
+    Uuid::from_u128(DEPLOYMENTS + number as u128)
+}
+
+/// The number of a deployment of the load.
+#[must_use]
+pub fn deployment_number(id: Uuid) -> Option<u8> {
+    let number = id.as_u128().checked_sub(DEPLOYMENTS)?;
+    u8::try_from(number).ok().filter(|it| *it > 0)
+}
+
+impl Word {
+    /// Topics 300, 301 and 302 in one number.
+    #[must_use]
+    pub fn whole(topics: [u8; 3]) -> u16 {
+        let [compliance, enforcement, evaluation] = topics.map(u16::from);
+        compliance | enforcement << 4 | evaluation << 8
+    }
+
+    /// The other way round.
+    #[must_use]
+    pub fn topics(state: u16) -> [u8; 3] {
+        [0, 4, 8].map(|by| u8::try_from(state >> by & 15).unwrap_or(0))
+    }
+}
+
 /// A report on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -39,6 +85,8 @@ pub struct Attempt {
     pub last: u64,
     /// What it says.
     pub changes: Vec<Change>,
+    /// What it says of deployments.
+    pub words: Vec<Word>,
 }
 
 /// One line.
@@ -128,6 +176,10 @@ fn line(entry: &Entry) -> String {
                     change.serial, change.update_no, change.state
                 );
             }
+            text.push(' ');
+            for Word { serial, of, state } in &it.words {
+                let _ = write!(text, "{serial}:{}:{}:{state},", of.0, of.1);
+            }
             text.push('\n');
             text
         }
@@ -158,6 +210,16 @@ fn parse(line: &str) -> Result<(u64, Entry)> {
                 })
             });
             let changes = changes.collect::<Result<_>>()?;
+            let words = word()?.split_terminator(',').map(|word| {
+                let mut parts = word.split(':');
+                let mut part = || parts.next().context("a word is too short");
+                Ok(Word {
+                    serial: part()?.parse()?,
+                    of: (part()?.parse()?, part()?.parse()?),
+                    state: part()?.parse()?,
+                })
+            });
+            let words = words.collect::<Result<_>>()?;
             let attempt = Attempt {
                 client,
                 epoch,
@@ -165,6 +227,7 @@ fn parse(line: &str) -> Result<(u64, Entry)> {
                 first,
                 last,
                 changes,
+                words,
             };
             Entry::Attempt(call, attempt)
         }
@@ -180,6 +243,8 @@ pub struct ClientHistory {
     pub id: Uuid,
     /// Every change it ever attempted to report, by serial.
     pub changes: BTreeMap<u64, Change>,
+    /// Every state of a deployment that it ever attempted to report, by serial.
+    pub words: BTreeMap<u64, Word>,
     /// The highest serial that was acknowledged.
     pub acknowledged: u64,
     /// The highest serial that was attempted.
@@ -256,6 +321,9 @@ impl History {
                 client.attempted = client.attempted.max(attempt.last);
                 for change in attempt.changes {
                     client.changes.insert(change.serial, change);
+                }
+                for word in attempt.words {
+                    client.words.insert(word.serial, word);
                 }
                 let call = self.calls.entry(call).or_default();
                 if call.reports.is_empty() {
@@ -340,7 +408,12 @@ mod tests {
                 full: first == 1,
                 first,
                 last,
-                changes: (first..=last).map(change).collect(),
+                changes: (first..last).map(change).collect(),
+                words: vec![Word {
+                    serial: last,
+                    of: (2, 0),
+                    state: Word::whole([1, 12, 3]),
+                }],
             };
             Entry::Attempt(call, attempt)
         };
@@ -359,7 +432,9 @@ mod tests {
         history.read_on(&path).unwrap();
         let client = &history.clients[0];
         assert_eq!((client.acknowledged, client.attempted), (6, 6));
-        assert_eq!(client.changes.len(), 6);
+        assert_eq!((client.changes.len(), client.words.len()), (3, 3));
+        assert_eq!(Word::topics(client.words[&6].state), [1, 12, 3]);
+        assert_eq!(client.words[&6].of, (2, 0));
         assert_eq!((history.attempts, history.reordered), (3, 1));
         assert_eq!(history.in_flight(now()), 1);
         let rest = OpenOptions::new().append(true).open(&path);

@@ -32,7 +32,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::journal::{self, Attempt, Change, Entry, Journal};
+use super::journal::{self, Attempt, Change, Entry, Journal, Subject, Word, deployment_id};
 
 /// Reports in one call.
 const REPORTS: usize = 16;
@@ -93,7 +93,8 @@ impl Way {
         Ok(())
     }
 
-    /// What a client asks when it polls its policy; says whether the site wants a full report.
+    /// What a client asks when it polls its policy; says whether the site wants a full report, or
+    /// ranges: who has kept no states answers those with everything, too.
     ///
     /// # Errors
     /// When the site does not answer.
@@ -106,7 +107,9 @@ impl Way {
         let answer = ClientGatewayServiceClient::new(channel)
             .get_client_policy(request)
             .await?;
-        Ok(answer.into_inner().send_full_report)
+        let answer = answer.into_inner();
+        let ranges = matches!(&answer.wish, Some(wish) if wish.kind() == pb::WishKind::Ranges);
+        Ok(answer.send_full_report || ranges)
     }
 
     /// Enrols so many clients; their ids in order.
@@ -189,6 +192,11 @@ pub struct Manner {
     pub hurry: u32,
 }
 
+/// Deployments that clients have states of, numbered from 1; `Ground` makes them.
+pub(super) const DEPLOYMENTS: u8 = 2;
+/// Updates in each of them, numbered from 1.
+const DEPLOYED: u32 = 4;
+
 /// One client: what its spool would hold.
 #[derive(Debug)]
 struct Member {
@@ -198,6 +206,7 @@ struct Member {
     serial: u64,
     acknowledged: u64,
     states: BTreeMap<u32, (u64, Detection)>,
+    words: BTreeMap<Subject, (u64, u16)>,
     sends_full: bool,
     random: StdRng,
 }
@@ -211,13 +220,33 @@ impl Member {
             serial: 0,
             acknowledged: 0,
             states: BTreeMap::new(),
+            words: BTreeMap::new(),
             sends_full: true,
             random: StdRng::seed_from_u64(seed.rotate_left(32) ^ place as u64),
         }
     }
 
+    /// A deployment goes on, or an update in it.
+    fn deploy(&mut self) {
+        let deployment = self.random.random_range(1..=DEPLOYMENTS);
+        let of = (deployment, self.random.random_range(0..=DEPLOYED));
+        let held = self.words.get(&of).map(|(_, state)| *state);
+        let state = if of.1 == 0 {
+            Word::whole([4, 13, 4].map(|states| self.random.random_range(0..states)))
+        } else {
+            self.random.random_range(0..=14)
+        };
+        if held != Some(state) {
+            self.serial += 1;
+            self.words.insert(of, (self.serial, state));
+        }
+    }
+
     /// Something about the machine changes.
     fn change(&mut self, manner: &Manner) {
+        if self.random.random_range(0..2) == 0 {
+            self.deploy();
+        }
         for _ in 0..self.random.random_range(1..=3) {
             let free = u32::try_from(self.states.len()).unwrap_or(0) + 1;
             let update_no = if manner.once {
@@ -263,6 +292,15 @@ impl Member {
             })
             .collect();
         changes.sort_by_key(|change| change.update_no);
+        let words = self.words.iter();
+        let words = words
+            .filter(|(_, (serial, _))| *serial > after)
+            .map(|(of, (serial, state))| Word {
+                serial: *serial,
+                of: *of,
+                state: *state,
+            })
+            .collect();
         Some(Attempt {
             client: self.place,
             epoch: self.epoch,
@@ -270,6 +308,7 @@ impl Member {
             first: after + 1,
             last: self.serial,
             changes,
+            words,
         })
     }
 
@@ -296,8 +335,33 @@ impl Member {
             nanos: i32::try_from(reported_at % 1_000_000).unwrap_or(0) * 1_000,
         };
         let id = Bytes::copy_from_slice(self.id.as_bytes());
+        let (whole, single): (Vec<Word>, Vec<Word>) =
+            attempt.words.iter().partition(|word| word.of.1 == 0);
+        let of = |word: &Word| Bytes::copy_from_slice(deployment_id(word.of.0).as_bytes());
+        let deployments = whole.iter().map(|word| {
+            let [compliance, enforcement, evaluation] = Word::topics(word.state).map(i32::from);
+            pb::DeploymentState {
+                deployment_id: of(word),
+                compliance,
+                enforcement,
+                evaluation,
+                serial: word.serial,
+                changed_at: Some(reported_at),
+                ..Default::default()
+            }
+        });
+        let update_enforcements = single.iter().map(|word| pb::UpdateEnforcementState {
+            deployment_id: of(word),
+            update_no: word.of.1,
+            state: word.state.into(),
+            serial: word.serial,
+            changed_at: Some(reported_at),
+            ..Default::default()
+        });
         let report = pb::Report {
             client_id: id.clone(),
+            deployments: deployments.collect(),
+            update_enforcements: update_enforcements.collect(),
             epoch: attempt.epoch,
             first_serial: attempt.first,
             last_serial: attempt.last,
