@@ -4,6 +4,8 @@
 //! A [`Member`] is one client: it numbers its reports as an agent does and remembers what it said.
 //! It does no I/O: who sends its reports (the relay, a publisher, a journal) is no matter to it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use muster_compliance::packed;
 use muster_domain::states::Detection;
@@ -42,6 +44,12 @@ impl Random {
     /// One of `0..bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.any() % (bound as u64)).unwrap_or(0)
+    }
+
+    /// Until the next event of a Poisson process of so many per second.
+    pub fn pause(&mut self, rate: f64) -> Duration {
+        let unit = f64::from(u32::try_from(self.any() >> 32).unwrap_or(0)) + 1.0;
+        Duration::from_secs_f64(-(unit / 4_294_967_297.0).ln() / rate)
     }
 
     /// True once in `in_how_many`.

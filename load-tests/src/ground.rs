@@ -15,7 +15,7 @@ use futures::StreamExt;
 use muster_local::packages::{self, Install};
 use muster_local::rabbit::User;
 use muster_local::site::{Plan, Setting};
-use muster_local::{Interrupt, Service, Site, State, state};
+use muster_local::{Interrupt, Service, Site, State, http, state};
 use muster_postgres::Pool;
 use muster_rabbitmq::{Headers, Publisher};
 use muster_runtime::config::TlsConfig;
@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::fleet::{Member, SHARDS, UPDATES};
 use crate::relay::Relay;
+use crate::scrape::Metrics;
 use crate::usage::{self, Memory, Usage};
 
 /// The site's code.
@@ -357,6 +358,18 @@ impl Ground {
             )
             .await?;
         Ok(row.get(0))
+    }
+
+    /// What a service says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self, service: Service) -> Result<Metrics> {
+        let url = format!("{}/metrics", self.site_ref().admin(service));
+        let ask = || http::get(&url, Duration::from_secs(5));
+        let (status, text) = tokio::task::block_in_place(ask)?;
+        ensure!(status == 200, "{url} answered {status}");
+        Ok(Metrics::parse(&text))
     }
 
     /// What each part has used of the processors so far.

@@ -4,7 +4,8 @@
 //! `muster-load clients`), and clients as plain numbers ([`fleet`], a hundred thousand of them in
 //! benchmarks and scenarios). The second kind: [`ground`] is a site of real processes, [`relay`]
 //! the way to it, [`model`] compares what it holds with what was said, [`usage`] says what it took,
-//! [`wave`] is a deployment as its clients go through it.
+//! [`scrape`] what its services say of themselves, [`wave`] is a deployment as its clients go
+//! through it.
 
 pub mod figures;
 pub mod fleet;
@@ -12,5 +13,6 @@ pub mod ground;
 pub mod machines;
 pub mod model;
 pub mod relay;
+pub mod scrape;
 pub mod usage;
 pub mod wave;

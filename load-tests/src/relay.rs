@@ -14,6 +14,7 @@ use muster_proto::state::{RelayReportsRequest, ReportEnvelope};
 use muster_runtime::Backoff;
 use muster_runtime::config::TlsConfig;
 use muster_runtime::grpc::{Channel, ChannelOptions, channel};
+use prost::Message;
 use tonic::{Code, Status};
 
 use crate::fleet::Sent;
@@ -34,6 +35,7 @@ pub struct Relay {
 struct Counts {
     calls: AtomicU64,
     accepted: AtomicU64,
+    bytes: AtomicU64,
     put_off: AtomicU64,
     away: AtomicU64,
 }
@@ -45,6 +47,8 @@ pub struct Outcomes {
     pub calls: u64,
     /// Reports that were acknowledged.
     pub accepted: u64,
+    /// Bytes of those reports, each with its envelope.
+    pub bytes: u64,
     /// Calls answered `RESOURCE_EXHAUSTED`.
     pub put_off: u64,
     /// Calls answered `UNAVAILABLE`, or not at all.
@@ -74,10 +78,14 @@ impl Relay {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut door = self.doors[turn % self.doors.len()].clone();
         let reports = envelopes.len() as u64;
+        let bytes: usize = envelopes.iter().map(Message::encoded_len).sum();
         self.counts.calls.fetch_add(1, Ordering::Relaxed);
         let answer = door.relay_reports(RelayReportsRequest { envelopes }).await;
         match &answer {
-            Ok(_) => self.counts.accepted.fetch_add(reports, Ordering::Relaxed),
+            Ok(_) => {
+                self.counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.counts.accepted.fetch_add(reports, Ordering::Relaxed)
+            }
             Err(status) if status.code() == Code::ResourceExhausted => {
                 self.counts.put_off.fetch_add(1, Ordering::Relaxed)
             }
@@ -125,6 +133,7 @@ impl Relay {
         Outcomes {
             calls: of(&self.counts.calls),
             accepted: of(&self.counts.accepted),
+            bytes: of(&self.counts.bytes),
             put_off: of(&self.counts.put_off),
             away: of(&self.counts.away),
         }

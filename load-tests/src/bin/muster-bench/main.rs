@@ -45,6 +45,9 @@ struct Args {
     /// Pairs of subject and limit
     #[arg(long)]
     pairs: Option<usize>,
+    /// enforcement_wave: the changes per second that its other steps go by, instead of a search
+    #[arg(long)]
+    capacity: Option<f64>,
     #[command(flatten)]
     place: Place,
 }
@@ -57,6 +60,7 @@ struct Size {
     states: usize,
     seed: u64,
     pairs: usize,
+    capacity: Option<f64>,
 }
 
 fn main() -> Result<()> {
@@ -76,6 +80,7 @@ fn main() -> Result<()> {
         states: args.states,
         seed: args.seed,
         pairs: args.pairs.unwrap_or(if args.full { 5 } else { 3 }),
+        capacity: args.capacity,
     };
     let runtime = tokio::runtime::Runtime::new()?;
     let place = &args.place;

@@ -34,8 +34,9 @@ const ERROR: i32 = 101;
 const PER_CALL: usize = 64;
 /// How often the schedule is looked at.
 const TICK: Duration = Duration::from_millis(1);
-/// Calls under way at most; who comes later waits, and its time counts.
-const CALLS: usize = 400;
+/// Calls under way at most; who comes later waits, and its time counts. More than a management
+/// point lets wait: it is for the site to say when it is too much.
+const CALLS: usize = 2_000;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// What a client says of one thing: of an update by its number, of the deployment at 0.
@@ -208,6 +209,8 @@ type Answered = (Vec<(usize, u64)>, Result<(), Status>);
 pub(super) struct Wave {
     pub(super) agents: Vec<Agent>,
     pub(super) deployment: Uuid,
+    /// So many of them have the deployment by now; nothing changes at the others.
+    pub(super) taking_part: usize,
     relay: Arc<Relay>,
     ready: Vec<usize>,
     put_off: BinaryHeap<Reverse<(Instant, usize)>>,
@@ -219,6 +222,7 @@ pub(super) struct Wave {
 impl Wave {
     pub(super) fn new(
         members: Vec<Member>,
+        taking_part: usize,
         deployment: Uuid,
         relay: Arc<Relay>,
         seed: u64,
@@ -230,6 +234,7 @@ impl Wave {
         Self {
             agents: agents.collect(),
             deployment,
+            taking_part,
             relay,
             ready: Vec::new(),
             put_off: BinaryHeap::new(),
@@ -262,15 +267,15 @@ impl Wave {
             while due <= now && due < end {
                 played.changes += 1;
                 let at = self.next;
-                self.next = (self.next + 1) % self.agents.len();
+                self.next = (self.next + 1) % self.taking_part;
                 self.change(at);
-                due += self.pause(schedule.rate);
+                due += self.random.pause(schedule.rate);
             }
             if deadline.is_some_and(|at| at <= now) {
                 deadline = None;
-                for _ in 0..self.agents.len() * schedule.at_once / 100 {
+                for _ in 0..self.taking_part * schedule.at_once / 100 {
                     played.changes += 1;
-                    let at = self.random.below(self.agents.len());
+                    let at = self.random.below(self.taking_part);
                     self.change(at);
                 }
             }
@@ -281,11 +286,6 @@ impl Wave {
 
     pub(super) fn is_settled(&self) -> bool {
         self.calls.is_empty() && self.ready.is_empty() && self.put_off.is_empty()
-    }
-
-    fn pause(&mut self, rate: f64) -> Duration {
-        let unit = f64::from(u32::try_from(self.random.any() >> 32).unwrap_or(0)) + 1.0;
-        Duration::from_secs_f64(-(unit / 4_294_967_297.0).ln() / rate)
     }
 
     fn change(&mut self, at: usize) {

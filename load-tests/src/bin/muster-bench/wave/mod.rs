@@ -15,6 +15,8 @@ use load_tests::figures::Figures;
 use load_tests::fleet::{Fleet, Member, Random, SHARDS, Sent, messages};
 use load_tests::ground::{Ground, Place, SITE};
 use load_tests::relay::Relay;
+use load_tests::scrape::Metrics;
+use muster_local::Service;
 use muster_proto::report::GetEnforcementRequest;
 use muster_proto::report::report_service_client::ReportServiceClient;
 use muster_runtime::grpc::Channel;
@@ -22,7 +24,8 @@ use uuid::Uuid;
 
 use crate::Size;
 use agents::{Played, Said, Schedule, UPDATES, Wave};
-use probes::Probe;
+use limit::Traffic;
+use probes::{Probe, Seen, visible};
 
 const CONNECTIONS: usize = 4;
 const PROBES: usize = 24;
@@ -33,6 +36,9 @@ const IN_TIME: f64 = 2_000.0;
 /// Where the search for the capacity begins, of what is recorded when there is always more.
 const FROM: f64 = 0.95;
 const STEP: f64 = 0.85;
+/// The overload: so many times as many clients, each with as many changes as at the capacity. Had
+/// the same clients more to say each, they would say it in fewer reports per change.
+const OVERLOAD: usize = 4;
 
 /// How long the parts of a run take.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +58,7 @@ impl Times {
             overload: Duration::from_secs(overload),
         };
         match case {
-            "full" => seconds([10, 10, 20, 30]),
+            "full" => seconds([8, 8, 10, 30]),
             _ => seconds([4, 4, 5, 8]),
         }
     }
@@ -72,7 +78,14 @@ struct Run {
 pub(crate) async fn run(size: Size, place: &Place) -> Result<()> {
     let mut figures = Figures::new("enforcement_wave", size.case);
     let mut run = Run::new(size, place).await?;
-    let capacity = run.capacity(&figures).await?;
+    let capacity = match size.capacity {
+        Some(given) => {
+            // Rows are there and files warm, as after a search.
+            run.at(given / 2.0, run.times.search, 0).await?;
+            given
+        }
+        None => run.capacity(&figures).await?,
+    };
     run.half_load(capacity, size.pairs, &mut figures).await?;
     run.deadline(capacity, &figures).await?;
     run.overload(capacity, &mut figures).await?;
@@ -88,7 +101,8 @@ impl Run {
     /// A fleet that has reported its compliance, and a deployment for it.
     async fn new(size: Size, place: &Place) -> Result<Self> {
         let mut ground = Ground::start(place, Vec::new()).await?;
-        let mut fleet = Fleet::new(size.clients + PROBES, size.states, size.seed).members;
+        let all = size.clients * OVERLOAD;
+        let mut fleet = Fleet::new(all + PROBES, size.states, size.seed).members;
         ground.enrol(&fleet).await?;
         let full = |member: &mut Member| -> Sent {
             let report = member.full();
@@ -108,11 +122,12 @@ impl Run {
             deployment,
             said: Said::default(),
         };
-        let probes = fleet.split_off(size.clients).into_iter();
+        let probes = fleet.split_off(all).into_iter();
         let probes = probes.zip(deployments).map(probe).collect();
         let relay = Arc::new(ground.relay(CONNECTIONS)?);
         let reports = ReportServiceClient::new(ground.administrator()?);
-        let wave = Wave::new(fleet, deployment, Arc::clone(&relay), size.seed ^ 5);
+        let (seed, to) = (size.seed ^ 5, Arc::clone(&relay));
+        let wave = Wave::new(fleet, size.clients, deployment, to, seed);
         Ok(Self {
             ground,
             wave,
@@ -136,14 +151,18 @@ impl Run {
         let begin = Instant::now();
         self.wave.run(schedule).await?;
         let recorded = self.recorded().await? - before;
-        let most = recorded / begin.elapsed().as_secs_f64();
+        let most = recorded.states / begin.elapsed().as_secs_f64();
+        figures.plain(
+            "saturated_states_per_report",
+            recorded.states / recorded.reports.max(1.0),
+        );
         figures.plain("recorded_changes_per_second_when_saturated", most);
         self.settle().await?;
         // One change at a time is dearer than what comes together in a report of a client that waits.
         let mut rate = most * FROM;
         for _ in 0..12 {
-            let (played, times) = self.at(rate, self.times.search, 0).await?;
-            let late = quantile(&times, 0.99);
+            let (played, seen) = self.at(rate, self.times.search, 0).await?;
+            let late = quantile(&visible(&seen), 0.99);
             figures.plain(&format!("p99_ms_at_{rate:.0}_per_second"), late);
             let keeps_up = played.settled_after < Duration::from_millis(1_500);
             if late <= IN_TIME && keeps_up && played.put_off == 0 {
@@ -155,7 +174,7 @@ impl Run {
         Ok(rate)
     }
 
-    /// Half of the capacity, beside the limit at the same rate, in turn.
+    /// Half of the capacity, in turn with the limit: as many messages and commits as that makes.
     async fn half_load(
         &mut self,
         capacity: f64,
@@ -164,18 +183,20 @@ impl Run {
     ) -> Result<()> {
         let broker = self.ground.peer_broker()?;
         let (rate, time) = (capacity / 2.0, self.times.half);
-        let (mut ours, mut hops, mut commits) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ours = Vec::new();
+        let mut limit = limit::Times::default();
+        let mut traffic = None;
         for pair in 0..pairs {
-            let limit_first = pair % 2 == 1;
-            if limit_first {
-                let limit = limit::measure(&self.ground, &broker, rate, time, &mut self.random);
-                let limit = limit.await?;
-                hops.extend(limit.hops);
-                commits.extend(limit.commits);
+            // The first pair begins with the subject, which says what the limit sends.
+            if let (1, Some(traffic)) = (pair % 2, traffic) {
+                let (ground, random) = (&self.ground, &mut self.random);
+                limit.extend(limit::measure(ground, &broker, traffic, time, random).await?);
             }
+            let before = self.counted()?;
             let used = self.ground.usage();
-            let (_, times) = self.at(rate, time, 0).await?;
+            let (_, seen) = self.at(rate, time, 0).await?;
             let used = self.ground.usage() - used;
+            let made = self.counted()?.since(&before, time);
             if pair == 0 {
                 for (part, seconds) in used.parts() {
                     figures.plain(
@@ -183,22 +204,32 @@ impl Run {
                         seconds / time.as_secs_f64(),
                     );
                 }
+                figures.plain("half_load_messages_per_second", made.messages);
+                figures.plain("half_load_bytes_per_message", count(made.bytes as u64));
+                figures.plain("half_load_commits_per_second", made.commits);
             }
-            ours.extend(times);
-            if !limit_first {
-                let limit = limit::measure(&self.ground, &broker, rate, time, &mut self.random);
-                let limit = limit.await?;
-                hops.extend(limit.hops);
-                commits.extend(limit.commits);
+            ours.extend(seen);
+            if pair % 2 == 0 {
+                let (ground, random) = (&self.ground, &mut self.random);
+                limit.extend(limit::measure(ground, &broker, made, time, random).await?);
             }
+            traffic = Some(made);
         }
         figures.plain("half_load_changes_per_second", rate);
+        let accepted = |seen: &Seen| seen.accepted.as_secs_f64() * 1e3;
+        let accepted: Vec<f64> = ours.iter().map(accepted).collect();
+        let looks: u64 = ours.iter().map(|seen| u64::from(seen.looks)).sum();
+        figures.plain("half_load_p50_ms_accepted", quantile(&accepted, 0.5));
+        figures.plain("half_load_p99_ms_accepted", quantile(&accepted, 0.99));
+        figures.plain("half_load_looks", count(looks) / count(ours.len() as u64));
+        let ours = visible(&ours);
         figures.plain("half_load_p50_ms_visible", quantile(&ours, 0.5));
-        figures.plain("limit_p50_ms_hop", quantile(&hops, 0.5));
-        figures.plain("limit_p50_ms_commit", quantile(&commits, 0.5));
-        figures.plain("limit_p99_ms_hop", quantile(&hops, 0.99));
-        figures.plain("limit_p99_ms_commit", quantile(&commits, 0.99));
-        let limit = quantile(&hops, 0.99) + quantile(&commits, 0.99);
+        figures.plain("half_load_p90_ms_visible", quantile(&ours, 0.9));
+        figures.plain("limit_p50_ms_hop", quantile(&limit.hops, 0.5));
+        figures.plain("limit_p50_ms_commit", quantile(&limit.commits, 0.5));
+        figures.plain("limit_p99_ms_hop", quantile(&limit.hops, 0.99));
+        figures.plain("limit_p99_ms_commit", quantile(&limit.commits, 0.99));
+        let limit = quantile(&limit.hops, 0.99) + quantile(&limit.commits, 0.99);
         figures.at_most(
             "half_load_p99_ms_visible",
             quantile(&ours, 0.99),
@@ -208,35 +239,56 @@ impl Run {
         Ok(())
     }
 
+    /// What the services have counted so far.
+    fn counted(&self) -> Result<Counted> {
+        Ok(Counted {
+            management_point: self.ground.metrics(Service::ManagementPoint)?,
+            site_server: self.ground.metrics(Service::SiteServer)?,
+            bytes: self.relay.outcomes().bytes,
+        })
+    }
+
     /// Half of the capacity, and a third of the clients at the same moment.
     async fn deadline(&mut self, capacity: f64, figures: &Figures) -> Result<()> {
-        let (played, times) = self.at(capacity / 2.0, self.times.half, 35).await?;
-        figures.plain("deadline_p99_ms_visible", quantile(&times, 0.99));
+        let (played, seen) = self.at(capacity / 2.0, self.times.half, 35).await?;
+        figures.plain("deadline_p99_ms_visible", quantile(&visible(&seen), 0.99));
         figures.plain("deadline_calls_put_off", count(played.put_off));
         Ok(())
     }
 
-    /// Four times what the site can take.
+    /// Four times what the site can take, from four times as many clients.
     async fn overload(&mut self, capacity: f64, figures: &mut Figures) -> Result<()> {
+        let clients = self.wave.taking_part;
+        self.wave.taking_part = self.wave.agents.len();
         let schedule = Schedule {
-            rate: capacity * 4.0,
+            rate: capacity * count(OVERLOAD as u64),
             time: self.times.overload,
             at_once: 0,
         };
         let before = self.recorded().await?;
+        let put_off = self.relay.outcomes().put_off;
+        let used = self.ground.usage();
         let (depths, stop) = self.depths()?;
         let begin = Instant::now();
         let played = self.wave.run(schedule).await?;
         let took = begin.elapsed().as_secs_f64();
         let recorded = self.recorded().await? - before;
+        let put_off = self.relay.outcomes().put_off - put_off;
+        for (part, seconds) in (self.ground.usage() - used).parts() {
+            figures.plain(&format!("processors_in_overload_{part}"), seconds / took);
+        }
         figures.plain("overload_offered_per_second", count(played.changes) / took);
-        figures.plain("overload_calls_put_off", count(played.put_off));
+        figures.plain(
+            "overload_states_per_report",
+            recorded.states / recorded.reports.max(1.0),
+        );
         figures.at_least(
             "overload_goodput_per_second",
-            recorded / took,
+            recorded.states / took,
             capacity,
             0.9,
         );
+        figures.at_least("overload_calls_put_off", count(put_off), 1.0, 1.0);
         let recovery = Instant::now();
         self.settle().await?;
         figures.plain(
@@ -249,8 +301,12 @@ impl Run {
             f64::from(u32::try_from(muster_rabbitmq::topology::MAX_MESSAGES).unwrap_or(u32::MAX));
         // A quorum queue may pass its bound by what was under way when it was reached.
         figures.at_most("overload_deepest_queue_messages", deepest, bound, 1.05);
-        let (_, times) = self.at(capacity / 2.0, self.times.search, 0).await?;
-        figures.plain("after_overload_p99_ms_visible", quantile(&times, 0.99));
+        self.wave.taking_part = clients;
+        let (_, seen) = self.at(capacity / 2.0, self.times.search, 0).await?;
+        figures.plain(
+            "after_overload_p99_ms_visible",
+            quantile(&visible(&seen), 0.99),
+        );
         Ok(())
     }
 
@@ -329,7 +385,7 @@ impl Run {
         rate: f64,
         time: Duration,
         at_once: usize,
-    ) -> Result<(Played, Vec<f64>)> {
+    ) -> Result<(Played, Vec<Seen>)> {
         let schedule = Schedule {
             rate,
             time,
@@ -344,9 +400,9 @@ impl Run {
             ..
         } = self;
         let watched = probes::watch(probes, relay, reports, PROBED, time, random);
-        let (played, times) = tokio::try_join!(wave.play(schedule), watched)?;
+        let (played, seen) = tokio::try_join!(wave.play(schedule), watched)?;
         self.settle().await?;
-        Ok((played, times))
+        Ok((played, seen))
     }
 
     /// Until all that clients have to say is accepted and recorded.
@@ -360,13 +416,17 @@ impl Run {
         self.ground.drained().await
     }
 
-    /// States recorded so far.
-    async fn recorded(&self) -> Result<f64> {
+    /// What was recorded so far.
+    async fn recorded(&self) -> Result<Recorded> {
         let db = self.ground.pool.get().await?;
         let row = db
-            .query_one("SELECT states FROM recorded_totals", &[])
+            .query_one("SELECT reports, states FROM recorded_totals", &[])
             .await?;
-        Ok(count(row.get::<_, i64>(0).unsigned_abs()))
+        let number = |column| count(row.get::<_, i64>(column).unsigned_abs());
+        Ok(Recorded {
+            reports: number("reports"),
+            states: number("states"),
+        })
     }
 
     /// Watches the depth of the queues until told to stop; the deepest that one of them was.
@@ -390,6 +450,51 @@ impl Run {
             Ok(f64::from(deepest))
         });
         Ok((watching, stop))
+    }
+}
+
+/// How much the site has recorded.
+#[derive(Debug, Clone, Copy)]
+struct Recorded {
+    reports: f64,
+    states: f64,
+}
+
+impl std::ops::Sub for Recorded {
+    type Output = Self;
+
+    fn sub(self, from: Self) -> Self {
+        Self {
+            reports: self.reports - from.reports,
+            states: self.states - from.states,
+        }
+    }
+}
+
+/// What services and generator have counted at one moment.
+struct Counted {
+    management_point: Metrics,
+    site_server: Metrics,
+    bytes: u64,
+}
+
+impl Counted {
+    /// What was sent to the broker and committed since then, per second of this time.
+    fn since(&self, before: &Self, time: Duration) -> Traffic {
+        const MESSAGES: &str = "muster_amqp_published_total{outcome=\"confirmed\"}";
+        const COMMITS: &str = "muster_state_batch_seconds_count";
+        let messages = self
+            .management_point
+            .since(&before.management_point, MESSAGES);
+        let commits = self.site_server.since(&before.site_server, COMMITS);
+        let bytes = count(self.bytes - before.bytes) / messages.max(1.0);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let bytes = bytes as usize;
+        Traffic {
+            messages: messages / time.as_secs_f64(),
+            bytes,
+            commits: commits / time.as_secs_f64(),
+        }
     }
 }
 

@@ -27,6 +27,23 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// The enforcement states that probes go through, round and round: no two the same in turn.
 const STATES: [u8; 4] = [7, 8, 1, 5];
 
+/// What became of one report, from when it was due.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// The management point said yes.
+    pub(super) accepted: Duration,
+    /// An answer showed it.
+    pub(super) visible: Duration,
+    /// Times it was looked for.
+    pub(super) looks: u32,
+}
+
+/// Milliseconds until visible, of each.
+pub(super) fn visible(seen: &[Seen]) -> Vec<f64> {
+    let milliseconds = |seen: &Seen| seen.visible.as_secs_f64() * 1e3;
+    seen.iter().map(milliseconds).collect()
+}
+
 /// A client with a deployment of its own.
 #[derive(Debug)]
 pub(super) struct Probe {
@@ -42,7 +59,7 @@ impl Probe {
         relay: &Relay,
         reports: &mut ReportServiceClient<Channel>,
         due: Instant,
-    ) -> Result<Duration> {
+    ) -> Result<Seen> {
         let mut report = self.member.next(pb::ReportKind::Delta);
         let turn = usize::try_from(self.member.serial % 4).unwrap_or(0);
         self.said = Said {
@@ -57,8 +74,11 @@ impl Probe {
         while let Err(status) = relay.try_once(vec![sent.envelope()]).await {
             tokio::time::sleep(backoff.after(&status)).await;
         }
+        let accepted = due.elapsed();
         let state = i32::from(self.said.state);
+        let mut looks = 0;
         loop {
+            looks += 1;
             let request = GetEnforcementRequest {
                 deployment: self.deployment.to_string(),
                 state,
@@ -68,7 +88,12 @@ impl Probe {
             let answer = reports.get_enforcement(request).await?.into_inner();
             if answer.states.iter().any(|it| it.state == state) {
                 ensure!(answer.clients.len() == 1, "a count without its client");
-                return Ok(due.elapsed());
+                let visible = due.elapsed();
+                return Ok(Seen {
+                    accepted,
+                    visible,
+                    looks,
+                });
             }
             ensure!(
                 due.elapsed() < PATIENCE,
@@ -79,9 +104,8 @@ impl Probe {
     }
 }
 
-/// Sends probes at random moments, so many per second, until the time is over; the times until
-/// each was visible, in milliseconds. One at a time of each client: when all are under way, one
-/// waits, and its time counts.
+/// Sends probes at random moments, so many per second, until the time is over; what became of
+/// each. One at a time of each client: when all are under way, one waits, and its time counts.
 pub(super) async fn watch(
     probes: &mut Vec<Probe>,
     relay: &Arc<Relay>,
@@ -89,21 +113,20 @@ pub(super) async fn watch(
     rate: f64,
     time: Duration,
     random: &mut Random,
-) -> Result<Vec<f64>> {
-    let mut under_way: JoinSet<Result<(Probe, Duration)>> = JoinSet::new();
-    let mut times = Vec::new();
+) -> Result<Vec<Seen>> {
+    let mut under_way: JoinSet<Result<(Probe, Seen)>> = JoinSet::new();
+    let mut all = Vec::new();
     let begin = Instant::now();
     let mut due = begin;
-    let mut take = |done: Result<Result<(Probe, Duration)>, tokio::task::JoinError>,
+    let mut take = |done: Result<Result<(Probe, Seen)>, tokio::task::JoinError>,
                     probes: &mut Vec<Probe>| {
-        let (probe, time) = done.context("a probe panicked")??;
-        times.push(time.as_secs_f64() * 1e3);
+        let (probe, seen) = done.context("a probe panicked")??;
+        all.push(seen);
         probes.push(probe);
         anyhow::Ok(())
     };
     loop {
-        let unit = f64::from(u32::try_from(random.any() >> 32).unwrap_or(0)) + 1.0;
-        due += Duration::from_secs_f64(-(unit / 4_294_967_297.0).ln() / rate);
+        due += random.pause(rate);
         if due >= begin + time {
             break;
         }
@@ -120,12 +143,12 @@ pub(super) async fn watch(
         };
         let (relay, mut reports) = (Arc::clone(relay), reports.clone());
         under_way.spawn(async move {
-            let time = probe.report(&relay, &mut reports, due).await?;
-            Ok((probe, time))
+            let seen = probe.report(&relay, &mut reports, due).await?;
+            Ok((probe, seen))
         });
     }
     while let Some(done) = under_way.join_next().await {
         take(done, probes)?;
     }
-    Ok(times)
+    Ok(all)
 }
