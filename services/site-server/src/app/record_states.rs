@@ -4,7 +4,7 @@
 //! What each client has said is in memory (`known_clients`, `matrix`), so that a repeat costs no
 //! SQL, and a small report one narrow row. What a report changes is decided in `domain/settle.rs`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -217,7 +217,6 @@ async fn write(
         None => (Some(now), now),
     };
     recorded.quarantined += refused.len();
-    site.still_active(tx).await?;
     for (item, refused) in &refused {
         let kept = keep_aside(tx, item, refused);
         kept.instrument(item.span.clone()).await?;
@@ -227,7 +226,21 @@ async fn write(
         .filter(|work| work.known.has_row && work.writes_row())
         .map(|work| work.known.client_no)
         .collect();
-    let held = compliance::load(tx, &rows).await?;
+    // Whether the lease is still ours is asked beside the rest: what counts is that the answer is
+    // there before the commit.
+    let asked = !rows.is_empty();
+    let held = if asked {
+        let ((), held) = tokio::try_join!(site.still_active(tx), compliance::load(tx, &rows))?;
+        held
+    } else {
+        BTreeMap::new()
+    };
+    let active = async {
+        if asked {
+            return Ok(());
+        }
+        site.still_active(tx).await
+    };
     let logs = works.iter().any(|work| !work.writes_row());
     let look = if logs {
         matrix::read
@@ -240,18 +253,22 @@ async fn write(
     compliance::keep_rows(tx, &settled.rows, replaced, unlogged).await?;
     let (fresh, needs) = (newest(&works), unknown_needs(site, &works));
     let needs: Vec<&(i32, String)> = needs.iter().collect();
-    let marks: Vec<(i32, &Stream)> = works
-        .iter()
-        .filter(|work| work.marks_changed)
-        .map(|work| (work.known.client_no, &work.known.stream))
-        .collect();
+    let marked = |work: &&Work| work.marks_changed;
+    let moved = |work: &&Work| {
+        let marks = &settled.marks;
+        !work.marks_changed && marks.binary_search(&work.known.client_no).is_ok()
+    };
+    let marks = streams_of(works.iter().filter(marked));
+    let moved = streams_of(works.iter().filter(moved));
     // None of these builds on another: they are under way together, on the one connection.
     let dirty = changed_clients(&works, link.as_ref());
-    let ((), mut state_moves, needs, (), marked) = tokio::try_join!(
+    let ((), (), mut state_moves, needs, (), (), marked) = tokio::try_join!(
+        active,
         compliance::keep_log(tx, &settled.log, recorded_at),
         states::keep_newest(tx, &fresh),
         compliance::add_needs(tx, &needs),
         streams::keep(tx, &marks, reported_at),
+        streams::move_on(tx, &moved, reported_at),
         told::mark(site, tx, &dirty),
     )?;
     let mut layers = Vec::new();
@@ -286,6 +303,12 @@ fn changed_clients(works: &[Work], link: Option<&FromLink>) -> Vec<i32> {
     numbers.sort_unstable();
     numbers.dedup();
     numbers
+}
+
+fn streams_of<'a>(works: impl Iterator<Item = &'a Work>) -> Vec<(i32, &'a Stream)> {
+    works
+        .map(|work| (work.known.client_no, &work.known.stream))
+        .collect()
 }
 
 /// Takes over in memory what has been committed.

@@ -160,6 +160,8 @@ pub(crate) struct Settled {
     /// Of `rows`: those that take the client's log in.
     pub(crate) unlogged: Vec<i32>,
     pub(crate) log: Vec<LogRow>,
+    /// Clients of whose updates nothing changed: only their marks moved on.
+    pub(crate) marks: Vec<i32>,
     pub(crate) moves: Moves,
     /// Clients whose first row this is: positions in `rows`.
     pub(crate) first: Vec<usize>,
@@ -244,10 +246,12 @@ impl Settled {
         work.marks_changed = true;
     }
 
+    /// An entry in the log, unless the reports say nothing new of updates: then only the marks move.
     fn write_log(&mut self, work: &mut Work, matrix: &Matrix) {
         let client_no = work.known.client_no;
         let in_matrix = client_no.unsigned_abs();
-        let mut generation = matrix.generation(in_matrix).unwrap_or(0);
+        let before = matrix.generation(in_matrix).unwrap_or(0);
+        let mut generation = before;
         // The net effect: a state that came and went in one batch is no change.
         let mut net: BTreeMap<UpdateNo, Change> = BTreeMap::new();
         for (report, taken) in &work.reports {
@@ -272,6 +276,10 @@ impl Settled {
             .into_values()
             .filter(|change| change.from != change.to)
             .collect();
+        if changes.is_empty() && generation == before {
+            self.marks.push(client_no);
+            return;
+        }
         self.moves.add(&changes);
         self.changed.push((client_no, generation, changes.clone()));
         self.log.push(LogRow {

@@ -35,8 +35,8 @@ pub(crate) async fn load(
     if clients.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let rows = query(db, ROWS, &[&clients]).await?;
-    let log = query(db, LOG, &[&clients]).await?;
+    let params: super::Params<'_> = &[&clients];
+    let (rows, log) = tokio::try_join!(query(db, ROWS, params), query(db, LOG, params))?;
     Ok(put_together(&rows, &log))
 }
 
@@ -111,12 +111,13 @@ pub(crate) async fn keep_rows(
     const COPY: &str = "
         COPY client_compliance_rows (client_no, epoch, serial, catalog_generation, installed,
                                      required, unknown) FROM STDIN (FORMAT binary)";
-    if !replaced.is_empty() {
-        execute(tx, REMOVE, &[&replaced]).await?;
-    }
-    if !unlogged.is_empty() {
-        execute(tx, UNLOG, &[&unlogged]).await?;
-    }
+    let remove = async |sql, clients: &[i32]| {
+        if !clients.is_empty() {
+            execute(tx, sql, &[&clients]).await?;
+        }
+        Ok::<(), Error>(())
+    };
+    tokio::try_join!(remove(REMOVE, replaced), remove(UNLOG, unlogged))?;
     if rows.is_empty() {
         return Ok(());
     }

@@ -132,6 +132,35 @@ pub(crate) async fn keep(
     Ok(())
 }
 
+/// Moves marks on where nothing else of the client changed: most reports that say nothing of
+/// updates. Narrow, and no indexed column changes, so that the row stays on its page.
+pub(crate) async fn move_on(
+    db: &impl GenericClient,
+    moved: &[(i32, &Stream)],
+    reported_at: Option<Timestamp>,
+) -> Result<(), Error> {
+    const SQL: &str = "
+        UPDATE report_stream_rows AS held SET
+            (contiguous_serial, highest_serial, last_report_at) =
+            (fresh.contiguous_serial, fresh.highest_serial,
+             COALESCE($4, held.last_report_at))
+        FROM unnest($1::int4[], $2::int8[], $3::int8[]) AS fresh
+            (client_no, contiguous_serial, highest_serial)
+        WHERE held.client_no = fresh.client_no";
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let client_no: Vec<i32> = moved.iter().map(|(no, _)| *no).collect();
+    let serials = |of: fn(&Stream) -> u64| -> Vec<i64> {
+        let serial = |(_, stream): &(i32, &Stream)| of(stream).cast_signed();
+        moved.iter().map(serial).collect()
+    };
+    let contiguous = serials(|stream| stream.contiguous);
+    let highest = serials(|stream| stream.highest);
+    execute(db, SQL, &[&client_no, &contiguous, &highest, &reported_at]).await?;
+    Ok(())
+}
+
 /// The clients that are to be asked for something, those that have waited longest first.
 pub(crate) async fn to_ask(
     db: &impl GenericClient,

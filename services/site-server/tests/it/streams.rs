@@ -70,6 +70,47 @@ async fn a_heartbeat_moves_the_stream_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_says_nothing_new_of_updates_costs_no_log_and_is_known_after_a_restart() {
+    let (mut site, client) = started().await;
+    let heartbeat = |serial| pb::Report {
+        heartbeat: Some(pb::Heartbeat { serial }),
+        ..client.report(pb::ReportKind::Delta, serial, serial)
+    };
+    for serial in 5..40 {
+        site.report(&[heartbeat(serial)]).await;
+    }
+    // Of updates it says what is known.
+    site.report(&[client.delta(40, 40, &[(1, Required)])]).await;
+    eventually(async || site.contiguous(&client).await == 40).await;
+    let log = "SELECT count(*) FROM client_compliance_log";
+    assert_eq!(site.count(log).await, 0);
+    site.report(&[client.delta(41, 41, &[(1, Installed)])])
+        .await;
+    site.report(&[heartbeat(42)]).await;
+    eventually(async || site.contiguous(&client).await == 42).await;
+    assert_eq!(site.count(log).await, 1);
+
+    site.handle.take().unwrap().stop().await;
+    site.handle = Some(site_server::start(site.config.clone()).await.unwrap());
+    let recorded = "SELECT reports FROM recorded_totals";
+    let before = site.count(recorded).await;
+    site.report(&[heartbeat(42), heartbeat(39)]).await;
+    site.report(&[client.delta(43, 43, &[(2, Installed)])])
+        .await;
+    eventually(async || site.contiguous(&client).await == 43).await;
+    assert_eq!(
+        site.count(recorded).await,
+        before + 1,
+        "the rest is repeats"
+    );
+    assert_eq!(site.held(&client).await, [vec![1, 2], vec![], vec![]]);
+    assert_eq!(
+        streams(&site, "gap_since IS NULL AND NOT wants_full").await,
+        1
+    );
+}
+
+#[tokio::test]
 async fn a_restarted_client_goes_on_and_late_reports_of_its_last_run_are_no_fork() {
     let (site, client) = started().await;
     let last = of_run(client.delta(5, 6, &[(1, Installed)]), 1, 0);
