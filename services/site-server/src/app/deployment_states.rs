@@ -104,6 +104,11 @@ pub(crate) fn remove_deployment(site: &Site, deployment_no: i32) {
 /// The clients that a deployment is for. The caller has no database connection in hand.
 pub(crate) async fn members(site: &Site, deployment_no: i32) -> Result<RoaringBitmap, Error> {
     let collection_no = deployments::collection(&site.db().await?, deployment_no).await?;
+    members_in(site, collection_no).await
+}
+
+/// As [`members`], of a deployment that is for this collection.
+pub(crate) async fn members_in(site: &Site, collection_no: i32) -> Result<RoaringBitmap, Error> {
     let members = directory::members_of(site, collection_no).await?;
     let matrix = matrix::read(site);
     let all = matrix.clients();

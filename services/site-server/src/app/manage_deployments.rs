@@ -6,7 +6,9 @@ use muster_domain::states::{DeploymentCompliance, DeploymentEnforcement, Progres
 use muster_proto::policy::Verbosity;
 use muster_proto::{convert, deployment as pb};
 
-use super::{Error, Site, deployment_states, manage_collections, manage_update_lists};
+use super::{
+    Error, Site, deployment_states, known_deployments, manage_collections, manage_update_lists,
+};
 use crate::domain::names;
 use crate::domain::page::Page;
 use crate::store::packages::{self, Missing};
@@ -19,13 +21,9 @@ const RECOMMENDED_DEPLOYMENTS: i64 = 50;
 /// The number of a deployment by name or id.
 pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<i32, Error> {
     let name = name.trim();
-    let unknown = || {
-        Error::not_found(
-            "UNKNOWN_DEPLOYMENT",
-            format!("there is no deployment {name:?}"),
-        )
-    };
-    deployments::find(db, name).await?.ok_or_else(unknown)
+    let found = deployments::find(db, name).await?;
+    let found = found.ok_or_else(|| deployments::unknown(name))?;
+    Ok(found.deployment_no)
 }
 
 /// Makes a deployment. Policy changes with it, in the same transaction.
@@ -210,6 +208,7 @@ pub(crate) async fn delete_deployment(
 ) -> Result<(), Error> {
     // Reports wait until this is done: none may bring its states back.
     let _known = site.known_clients.lock_all().await;
+    let _names = site.known_deployments.forget_at_end();
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let number = find(&tx, &request.name).await?;
@@ -228,7 +227,7 @@ pub(crate) async fn delete_deployment(
 
 /// The number of a deployment, for watching it.
 pub(crate) async fn number_of(site: &Site, name: &str) -> Result<i32, Error> {
-    find(&site.db().await?, name).await
+    Ok(known_deployments::find(site, name).await?.deployment_no)
 }
 
 #[cfg(test)]

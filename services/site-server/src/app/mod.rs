@@ -13,6 +13,7 @@ pub(crate) mod give_directions;
 pub(crate) mod keep_trend;
 pub(crate) mod known_clients;
 pub(crate) mod links;
+pub(crate) mod known_deployments;
 pub(crate) mod manage_clients;
 pub(crate) mod manage_collections;
 pub(crate) mod manage_deployments;

@@ -8,7 +8,7 @@ use muster_domain::states::DeploymentEnforcement;
 use muster_proto::report as pb;
 use prost::Message;
 
-use super::{Error, Site, deployment_states, manage_clients, manage_deployments, read_compliance};
+use super::{Error, Site, deployment_states, known_deployments, manage_clients, read_compliance};
 use crate::domain::client_page::{self, ClientPage};
 use crate::domain::page::fitting;
 use crate::store::reports;
@@ -25,8 +25,9 @@ pub(crate) async fn get_enforcement(
         size => size.min(200),
     };
     let page = ClientPage::read(size, &request.page_token)?;
-    let number = manage_deployments::number_of(site, &request.deployment).await?;
-    let members = deployment_states::members(site, number).await?;
+    let deployment = known_deployments::find(site, &request.deployment).await?;
+    let number = deployment.deployment_no;
+    let members = deployment_states::members_in(site, deployment.collection_no).await?;
     let wanted = match request.state {
         0 => None,
         state => Some(
@@ -56,9 +57,12 @@ pub(crate) async fn get_enforcement(
         });
     }
     let db = site.db().await?;
-    let mut rows = reports::enforcement_clients(&db, number, &numbers).await?;
+    let (mut rows, states) = tokio::try_join!(
+        reports::enforcement_clients(&db, number, &numbers),
+        reports::enforcement_updates(&db, number, &numbers)
+    )?;
     let mut updates: HashMap<i32, Vec<pb::UpdateState>> = HashMap::new();
-    for (client_no, state) in reports::enforcement_updates(&db, number, &numbers).await? {
+    for (client_no, state) in states {
         updates.entry(client_no).or_default().push(state);
     }
     let mut clients: Vec<(i32, pb::ClientEnforcement)> = Vec::with_capacity(numbers.len());

@@ -25,6 +25,7 @@ use super::get_policy::PolicyCache;
 use super::give_directions::Directions;
 use super::known_clients::KnownClients;
 use super::links::Links;
+use super::known_deployments::KnownDeployments;
 use crate::config::Config;
 use crate::domain::deployment_states::DeploymentStates;
 use crate::domain::policy::PolicyKey;
@@ -52,6 +53,8 @@ pub(crate) struct Site {
     pub(crate) links: Links,
     /// How far each client's reports are recorded.
     pub(crate) known_clients: KnownClients,
+    /// Which deployments people mean.
+    pub(crate) known_deployments: KnownDeployments,
     /// What clients say of updates, as committed.
     pub(crate) matrix: RwLock<Matrix>,
     /// What clients say of deployments, as committed.
@@ -122,6 +125,7 @@ impl Site {
             directions_changed: Arc::default(),
             links: Links::default(),
             known_clients: KnownClients::new(config.state_shards),
+            known_deployments: KnownDeployments::default(),
             matrix: RwLock::default(),
             deployment_states: RwLock::default(),
             arrivals: Mutex::default(),

@@ -48,14 +48,30 @@ pub(crate) async fn add(db: &impl GenericClient, new: &New) -> Result<i32, Error
     Ok(deployment_no)
 }
 
-/// Number of a deployment, by name or by id as text.
-pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<i32>, Error> {
+/// A deployment that somebody named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) deployment_no: i32,
+    pub(crate) collection_no: i32,
+}
+
+/// A deployment, by name or by id as text.
+pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<Found>, Error> {
     const SQL: &str = "
-        SELECT deployment_no FROM deployments WHERE lower(name) = lower($1) OR deployment_id = $2";
+        SELECT deployment_no, collection_no FROM deployments
+        WHERE lower(name) = lower($1) OR deployment_id = $2";
     let id: Option<Uuid> = name.parse().ok();
-    Ok(query_opt(db, SQL, &[&name, &id])
-        .await?
-        .map(|row| row.get(0)))
+    let found = |row: Row| Found {
+        deployment_no: row.get("deployment_no"),
+        collection_no: row.get("collection_no"),
+    };
+    Ok(query_opt(db, SQL, &[&name, &id]).await?.map(found))
+}
+
+/// When nothing has this name.
+pub(crate) fn unknown(name: &str) -> Error {
+    let message = format!("there is no deployment {name:?}");
+    Error::not_found("UNKNOWN_DEPLOYMENT", message)
 }
 
 /// Numbers of all deployments.
