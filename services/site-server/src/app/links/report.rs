@@ -142,10 +142,12 @@ impl Draft {
             main.kind = pb::ReportKind::Full.into();
             if let Some(row) = row {
                 main.epoch = row.epoch.unsigned_abs();
-                main.last_serial = row.serial.unsigned_abs().max(1);
+                // Since the row was written only the client's mark may have moved on.
+                let mark = told.contiguous * u64::from(main.epoch == told.epoch);
+                let serial = row.serial.unsigned_abs().max(mark);
+                main.last_serial = serial.max(1);
                 main.catalog_generation = row.catalog_generation.unsigned_abs();
-                let (states, serial) = (row.states.listed(), row.serial.unsigned_abs());
-                main.compliance = Some(pack(states, serial));
+                main.compliance = Some(pack(row.states.listed(), serial));
             }
         } else if told.has_row && told.has_full {
             // Memory has whatever was committed before its mark was taken out of it.
