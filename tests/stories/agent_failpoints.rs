@@ -1,6 +1,7 @@
 //! The agent ends at each of its failpoints, again and again: what the site holds in the end is
-//! what the machine has, reported by deltas alone (reliability.md F-02, the agent's part). And the
-//! distribution point ends while it gives a file its name.
+//! what the machine has (reliability.md F-02, the agent's part). A run that ends before its first
+//! report leaves has everything asked for: decision 8. And the distribution point ends while it
+//! gives a file its name.
 
 use std::fs;
 use std::io::{Read, Write};

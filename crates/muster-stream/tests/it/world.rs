@@ -499,9 +499,10 @@ impl World {
             run: (!no_runs).then_some(Run {
                 id: packet.run.0,
                 began: packet.run.1,
-                after: match without {
-                    Without::After => 0,
-                    _ => packet.run.2,
+                after: if without == Without::After {
+                    0
+                } else {
+                    packet.run.2
                 },
             }),
         };
