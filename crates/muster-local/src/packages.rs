@@ -12,6 +12,8 @@ use crate::account;
 const POSTGRES: Version = (15, 0);
 /// The oldest RabbitMQ that will do.
 const RABBITMQ: Version = (3, 10);
+/// The oldest kubectl that is worth installing: the first with Kustomize 5.
+const KUBECTL: Version = (1, 27);
 
 type Version = (u32, u32);
 
@@ -96,6 +98,25 @@ pub fn ensure_promtool(install: Install, say: &dyn Fn(&str)) -> Result<Option<Pa
         ensure_packages(&["prometheus"], install, say)?;
     }
     find().context("promtool is not on this machine").map(Some)
+}
+
+/// Installs Debian's `kubernetes-client` as [`ensure_promtool`], where it is new enough (from Debian
+/// 13 on) and there is no kubectl yet. `None`: there is nothing to install.
+///
+/// # Errors
+/// As [`ensure`], but for a missing apt-get.
+pub fn ensure_kubectl(install: Install, say: &dyn Fn(&str)) -> Result<Option<PathBuf>> {
+    let mut policy = Command::new("apt-cache");
+    policy.args(["policy", "kubernetes-client"]);
+    let answer = crate::process::output(policy, "").unwrap_or_default();
+    let offered = answer
+        .lines()
+        .find_map(|it| parse_version(it.trim().strip_prefix("Candidate: ")?));
+    if find_program("kubectl").is_some() || offered < Some(KUBECTL) {
+        return Ok(None);
+    }
+    ensure_packages(&["kubernetes-client"], install, say)?;
+    Ok(find_program("kubectl"))
 }
 
 /// A program of this name in `PATH` or the usual folders of an administrator.

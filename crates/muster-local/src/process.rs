@@ -493,7 +493,7 @@ impl Drop for Process {
 ///
 /// # Errors
 /// It cannot be started or fails; the error shows the end of its error output.
-pub(crate) fn output(mut command: Command, stdin: &str) -> Result<String> {
+pub fn output(mut command: Command, stdin: &str) -> Result<String> {
     use std::io::Write as _;
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command

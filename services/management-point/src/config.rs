@@ -139,4 +139,21 @@ mod tests {
             format!("{:?}", Enrol::default())
         );
     }
+
+    #[test]
+    fn the_files_for_kubernetes_are_configurations() {
+        let overlays = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/kubernetes/overlays"
+        );
+        let mut found = 0;
+        for overlay in std::fs::read_dir(overlays).unwrap() {
+            let file = overlay.unwrap().path().join("config/management-point.toml");
+            if file.exists() {
+                muster_runtime::config::load::<Config>(&file).unwrap();
+                found += 1;
+            }
+        }
+        assert!(found > 0);
+    }
 }

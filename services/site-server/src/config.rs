@@ -288,4 +288,21 @@ mod tests {
             ClientSettings::default().scan_jitter
         );
     }
+
+    #[test]
+    fn the_files_for_kubernetes_are_configurations() {
+        let overlays = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/kubernetes/overlays"
+        );
+        let mut found = 0;
+        for overlay in std::fs::read_dir(overlays).unwrap() {
+            let file = overlay.unwrap().path().join("config/site-server.toml");
+            if file.exists() {
+                muster_runtime::config::load::<Config>(&file).unwrap();
+                found += 1;
+            }
+        }
+        assert!(found > 0);
+    }
 }

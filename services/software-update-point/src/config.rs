@@ -221,4 +221,24 @@ mod tests {
         assert!(matches!(source.sources, Sources::List(list) if list[0].suite == "s"));
         assert!(matches!(source.check_valid_until, CheckValidUntil::Word(_)));
     }
+
+    #[test]
+    fn the_files_for_kubernetes_are_configurations() {
+        let overlays = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/kubernetes/overlays"
+        );
+        let mut found = 0;
+        for overlay in std::fs::read_dir(overlays).unwrap() {
+            let file = overlay
+                .unwrap()
+                .path()
+                .join("config/software-update-point.toml");
+            if file.exists() {
+                muster_runtime::config::load::<Config>(&file).unwrap();
+                found += 1;
+            }
+        }
+        assert!(found > 0);
+    }
 }

@@ -3,6 +3,7 @@
 mod architecture;
 mod dashboards;
 mod faults;
+mod kubernetes;
 mod layers;
 mod modules;
 
@@ -32,6 +33,8 @@ enum Check {
     Architecture,
     /// Alerts and dashboards in deploy/: runbooks, tests, metric names, promtool
     Dashboards,
+    /// Overlays in deploy/: rendered, every field known, nothing privileged, open or missing
+    Kubernetes,
     /// rustfmt
     Fmt,
     /// cargo-deny: banned crates, licences, sources
@@ -90,6 +93,7 @@ fn one(workspace: &Workspace, check: Check) -> Result<()> {
         }
         Check::Architecture => report(&architecture::violations(workspace.root())?),
         Check::Dashboards => dashboards::run(workspace),
+        Check::Kubernetes => kubernetes::run(workspace),
         Check::Fmt => workspace.run(workspace.cargo().args(["fmt", "--all", "--check"])),
         Check::Deny => deny(workspace),
         Check::Clippy => workspace.run(
