@@ -312,7 +312,7 @@ fn tls_of(files: &TlsConfig) -> Listener {
 
 /// The words of an error and of what is behind it.
 async fn refusal(config: &Config) -> String {
-    let error = connect(config).await.err().expect("it was let in");
+    let error = connect(config).await.expect_err("it was let in");
     muster_runtime::status::chain(&error)
 }
 
