@@ -1,11 +1,12 @@
 //! The matrix in memory: read from the rows at the start, told of every change after its commit.
 
 use std::collections::BTreeMap;
-use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
-use muster_compliance::{Arrivals, ClientStates, Matrix, RoaringBitmap};
+use muster_compliance::{Arrivals, Change, ClientStates, Matrix, RoaringBitmap};
 use muster_domain::UpdateNo;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Error, Site};
 use crate::domain::settle::{Held, Settled};
@@ -13,8 +14,8 @@ use crate::store::{catalog, clients, compliance};
 
 /// Clients read at a time at the start.
 const PAGE: i64 = 5_000;
-/// Cells that are taken over before readers get their turn.
-const TURN: usize = 100_000;
+/// Cells that are taken over before readers get their turn: a tenth of a millisecond.
+const TURN: usize = 64;
 /// Cells of clients' first rows that wait for each other, as long as nobody looks: some
 /// milliseconds of work, and enough for a dozen to meet in each bitmap.
 const TOGETHER: usize = 400_000;
@@ -22,16 +23,16 @@ const TOGETHER: usize = 400_000;
 /// For a look, at all that is committed: nothing awaits while it is held.
 pub(crate) fn read(site: &Site) -> RwLockReadGuard<'_, Matrix> {
     welcome(site);
-    site.matrix.read().unwrap_or_else(PoisonError::into_inner)
+    site.matrix.read()
 }
 
-/// For who looks at no client.
-pub(crate) fn read_none(site: &Site) -> RwLockReadGuard<'_, Matrix> {
-    site.matrix.read().unwrap_or_else(PoisonError::into_inner)
+/// For who looks at clients whose first rows are in, as after [`welcome`], or at none.
+pub(crate) fn look(site: &Site) -> RwLockReadGuard<'_, Matrix> {
+    site.matrix.read()
 }
 
 /// Brings in the first rows that wait. They are sorted before anybody has to wait for the matrix.
-fn welcome(site: &Site) {
+pub(crate) fn welcome(site: &Site) {
     let mut waiting = arrivals(site);
     if !waiting.is_empty() {
         let mut arrived = std::mem::take(&mut *waiting);
@@ -46,7 +47,7 @@ fn arrivals(site: &Site) -> MutexGuard<'_, Arrivals> {
 }
 
 fn write(site: &Site) -> RwLockWriteGuard<'_, Matrix> {
-    site.matrix.write().unwrap_or_else(PoisonError::into_inner)
+    site.matrix.write()
 }
 
 /// Reads everything that clients said, and the updates and clients there are.
@@ -103,27 +104,22 @@ pub(crate) fn apply(site: &Site, settled: &Settled) {
     if !settled.changed.is_empty() {
         welcome(site);
     }
-    for turn in settled
-        .changed
-        .chunk_by(turns(|changed: &(_, _, Vec<_>)| changed.2.len()))
-    {
-        let mut matrix = write(site);
-        for (client_no, generation, changes) in turn {
-            matrix.apply(client_no.unsigned_abs(), *generation, changes);
-        }
-    }
+    take_over(&site.matrix, &settled.changed);
 }
 
-/// Cuts a sequence where [`TURN`] cells have come together.
-fn turns<T>(cells: impl Fn(&T) -> usize) -> impl FnMut(&T, &T) -> bool {
-    let mut sum = 0;
-    move |one, _| {
-        sum += cells(one) + 1;
-        let same = sum < TURN;
-        if !same {
-            sum = 0;
+/// A batch can be some thousand cells, each a few looks into memory that no cache holds: who asks
+/// meanwhile gets in after the next [`TURN`], and finds each client with all or nothing of it. A
+/// lock that does not hand itself over would be ours again before the one who waits is awake.
+fn take_over(matrix: &RwLock<Matrix>, changed: &[(i32, i64, Vec<Change>)]) {
+    let mut held = matrix.write();
+    let mut cells = 0;
+    for (client_no, generation, changes) in changed {
+        if cells >= TURN {
+            RwLockWriteGuard::bump(&mut held);
+            cells = 0;
         }
-        same
+        held.apply(client_no.unsigned_abs(), *generation, changes);
+        cells += changes.len() + 1;
     }
 }
 
@@ -159,5 +155,65 @@ pub(crate) fn register_updates(site: &Site, updates: &[(i32, i64)]) {
     let mut matrix = write(site);
     for (update_no, generation) in updates {
         matrix.register_update(UpdateNo(update_no.unsigned_abs()), *generation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use muster_domain::states::Detection;
+
+    use super::*;
+
+    const CLIENTS: u32 = 20_000;
+    const CHANGES: u32 = 5;
+
+    /// Everybody says the same of the same updates.
+    fn batch(from: Detection, to: Detection) -> Vec<(i32, i64, Vec<Change>)> {
+        let change = |number| Change {
+            update_no: UpdateNo(number),
+            from,
+            to,
+        };
+        let changes: Vec<Change> = (1..=CHANGES).map(change).collect();
+        let clients = (1..).take(CLIENTS as usize);
+        clients.map(|no| (no, 1, changes.clone())).collect()
+    }
+
+    #[test]
+    fn who_asks_during_a_large_batch_gets_in_and_finds_each_client_whole() {
+        let matrix = RwLock::new(Matrix::new());
+        let required = batch(Detection::NotRequired, Detection::Required);
+        let installed = batch(Detection::Required, Detection::Installed);
+        take_over(&matrix, &installed);
+        for _ in 0..100 {
+            take_over(&matrix, &required);
+            let begin = Barrier::new(2);
+            let partly = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    begin.wait();
+                    take_over(&matrix, &installed);
+                });
+                begin.wait();
+                let mut partly = 0;
+                loop {
+                    let held = matrix.read();
+                    let done: Vec<u32> = (1..=CHANGES)
+                        .map(|number| held.counts(UpdateNo(number), None).installed)
+                        .collect();
+                    assert!(done.iter().all(|of_one| *of_one == done[0]), "{done:?}");
+                    match done[0] {
+                        0 => {}
+                        CLIENTS => return partly,
+                        _ => partly += 1,
+                    }
+                }
+            });
+            if partly > 0 {
+                return;
+            }
+        }
+        panic!("nobody got in before a batch was over");
     }
 }

@@ -241,13 +241,11 @@ async fn write(
         }
         site.still_active(tx).await
     };
-    let logs = works.iter().any(|work| !work.writes_row());
-    let look = if logs {
-        matrix::read
-    } else {
-        matrix::read_none
-    };
-    let mut settled = settle(&mut works, held, &look(site));
+    if works.iter().any(|work| !work.writes_row()) {
+        // Nobody adds a first row of these clients from here on.
+        matrix::welcome(site);
+    }
+    let mut settled = settle(&mut works, held, || matrix::look(site));
     negative_controls::count_deliveries(&mut settled.moves, &delivered);
     let (replaced, unlogged) = (&settled.replaced, &settled.unlogged);
     compliance::keep_rows(tx, &settled.rows, replaced, unlogged).await?;

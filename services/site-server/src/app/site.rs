@@ -55,8 +55,8 @@ pub(crate) struct Site {
     pub(crate) known_clients: KnownClients,
     /// Which deployments people mean.
     pub(crate) known_deployments: KnownDeployments,
-    /// What clients say of updates, as committed.
-    pub(crate) matrix: RwLock<Matrix>,
+    /// What clients say of updates, as committed. A lock that who waits is handed in turn.
+    pub(crate) matrix: parking_lot::RwLock<Matrix>,
     /// What clients say of deployments, as committed.
     pub(crate) deployment_states: RwLock<DeploymentStates>,
     /// Clients' first rows on their way into it; only `app/matrix.rs` looks at either.
@@ -126,7 +126,7 @@ impl Site {
             links: Links::default(),
             known_clients: KnownClients::new(config.state_shards),
             known_deployments: KnownDeployments::default(),
-            matrix: RwLock::default(),
+            matrix: parking_lot::RwLock::default(),
             deployment_states: RwLock::default(),
             arrivals: Mutex::default(),
             directory: Directory::default(),

@@ -2,6 +2,7 @@
 //! what to write goes out.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use muster_compliance::{Change, ClientStates, Matrix};
 use muster_domain::UpdateNo;
@@ -170,11 +171,12 @@ pub(crate) struct Settled {
 }
 
 /// Settles a batch: `held` has the clients that [`Work::writes_row`], as far as they have a row;
-/// `matrix` says what the others hold. Moves the marks in `works` on.
-pub(crate) fn settle(
+/// the matrix says what the others hold: a look at it for each, so that nobody else has to wait for
+/// all. Moves the marks in `works` on.
+pub(crate) fn settle<M: Deref<Target = Matrix>>(
     works: &mut [Work],
     mut held: BTreeMap<i32, Held>,
-    matrix: &Matrix,
+    look: impl Fn() -> M,
 ) -> Settled {
     let mut settled = Settled::default();
     // Neighbours in the tables and in the matrix come one after the other.
@@ -188,7 +190,7 @@ pub(crate) fn settle(
             let row = held.remove(&work.known.client_no).unwrap_or_default();
             settled.write_row(work, row);
         } else {
-            settled.write_log(work, matrix);
+            settled.write_log(work, &look());
         }
     }
     settled
