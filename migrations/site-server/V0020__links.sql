@@ -49,6 +49,15 @@ CREATE TABLE collection_waiting_members (
 );
 CREATE INDEX collection_waiting_members_by_client ON collection_waiting_members (client_id);
 
+-- Updates that replicated lists, packages and deployments name and our catalog does not have yet.
+CREATE TABLE waiting_updates (
+    kind      smallint NOT NULL CHECK (kind BETWEEN 2 AND 4),
+    object_id uuid     NOT NULL,
+    update_no integer  NOT NULL,
+    PRIMARY KEY (kind, object_id, update_no)
+);
+CREATE INDEX waiting_updates_by_update ON waiting_updates (update_no);
+
 -- Our neighbours, with both ends of crate muster-link.
 CREATE TABLE links (
     peer_site_code text        PRIMARY KEY CHECK (peer_site_code ~ '^[A-Z0-9]{3}$'),
@@ -142,3 +151,17 @@ CREATE TABLE site_invitations (
     used_key     bytea,
     CHECK ((used_at IS NULL) = (used_key IS NULL))
 );
+
+-- What goes to a neighbour: ours in any case, what a child told us of to the parent, what the parent
+-- told us of to the children. Ours are where they are made, deleted ones as objects.
+CREATE FUNCTION travelling_objects(to_parent boolean)
+    RETURNS TABLE (kind smallint, object_id uuid) LANGUAGE sql STABLE AS $$
+    SELECT 1::smallint, collection_id FROM collections
+    WHERE owner_site_code IS NULL AND NOT built_in
+    UNION ALL SELECT 2::smallint, update_list_id FROM update_lists WHERE owner_site_code IS NULL
+    UNION ALL SELECT 3::smallint, package_id FROM packages WHERE owner_site_code IS NULL
+    UNION ALL SELECT 4::smallint, deployment_id FROM deployments WHERE owner_site_code IS NULL
+    UNION ALL SELECT o.kind, o.object_id FROM objects o WHERE o.owner_site_code IS NULL AND o.deleted
+    UNION ALL SELECT o.kind, o.object_id FROM objects o
+    JOIN links l ON l.peer_site_code = o.via_site_code WHERE l.is_parent <> to_parent
+$$;

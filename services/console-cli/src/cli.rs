@@ -30,6 +30,10 @@ Example:
   muster login --site-server https://site.example:8443 --ca ca.pem --cert me.pem --key me.key
   muster report compliance
 
+Names: collections, update lists, packages and deployments of other sites of the hierarchy are named
+CEN/june, with the code of the site that owns them. A plain june means this site's own; when it has
+none, that of another site, if only one has it. Only the owner can change a thing.
+
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 not allowed, 5 conflict,
 6 done in part, 7 timed out.")]
 pub(crate) struct Cli {

@@ -14,6 +14,8 @@ mod grpc;
 mod init;
 mod store;
 mod tasks;
+#[cfg(test)]
+mod testing;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -36,7 +36,7 @@ pub(crate) enum DeleteCommand {
 /// What is deleted.
 #[derive(Debug, Args)]
 pub(crate) struct Names {
-    /// Names or ids
+    /// Names or ids; only what this site owns
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// Do not ask

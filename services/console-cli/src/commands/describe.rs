@@ -36,25 +36,25 @@ pub(crate) enum DescribeCommand {
     /// Show an update list and its updates
     #[command(after_help = "Example:\n  muster describe update-list june")]
     UpdateList {
-        /// Name or id
+        /// Name or id; CEN/june is what site CEN calls june
         name: String,
     },
     /// Show a collection
     #[command(after_help = "Example:\n  muster describe collection Pilot")]
     Collection {
-        /// Name or id
+        /// Name or id; CEN/june is what site CEN calls june
         name: String,
     },
     /// Show a deployment package, and its files that are not available
     #[command(after_help = "Example:\n  muster describe package june")]
     Package {
-        /// Name or id
+        /// Name or id; CEN/june is what site CEN calls june
         name: String,
     },
     /// Show a deployment, and how far its clients are
     #[command(after_help = "Example:\n  muster describe deployment june")]
     Deployment {
-        /// Name or id
+        /// Name or id; CEN/june is what site CEN calls june
         name: String,
     },
 }

@@ -152,12 +152,13 @@ impl Answer for ListUpdateListsResponse {
         let row = |list: &UpdateList| {
             vec![
                 list.name.clone(),
+                list.owner_site_code.clone(),
                 list.update_count.to_string(),
                 ago(list.created_at.as_ref(), now),
                 list.description.clone(),
             ]
         };
-        const HEADER: &[&str] = &["UPDATE-LIST", "UPDATES#", "CREATED", "DESCRIPTION"];
+        const HEADER: &[&str] = &["UPDATE-LIST", "OWNER", "UPDATES#", "CREATED", "DESCRIPTION"];
         vec![Block::Table {
             header: HEADER,
             rows: self.update_lists.iter().map(row).collect(),
@@ -181,6 +182,7 @@ impl Answer for GetUpdateListResponse {
             Block::Pairs(vec![
                 ("Update list", list.name),
                 ("Id", id(&list.update_list_id)),
+                ("Owner", list.owner_site_code),
                 ("Description", list.description),
                 ("Updates", list.update_count.to_string()),
                 ("Created", at(list.created_at.as_ref(), now)),

@@ -24,6 +24,7 @@ impl Answer for ListCollectionsResponse {
         let row = |collection: &Collection| {
             vec![
                 collection.name.clone(),
+                collection.owner_site_code.clone(),
                 collection.member_count.to_string(),
                 yes(collection.built_in),
                 ago(collection.created_at.as_ref(), now),
@@ -32,6 +33,7 @@ impl Answer for ListCollectionsResponse {
         };
         const HEADER: &[&str] = &[
             "COLLECTION",
+            "OWNER",
             "MEMBERS#",
             "BUILT-IN",
             "CREATED",
@@ -56,6 +58,7 @@ impl Answer for GetCollectionResponse {
         vec![Block::Pairs(vec![
             ("Collection", collection.name),
             ("Id", id(&collection.collection_id)),
+            ("Owner", collection.owner_site_code),
             ("Description", collection.description),
             ("Members", collection.member_count.to_string()),
             ("Built in", yes(collection.built_in)),

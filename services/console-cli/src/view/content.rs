@@ -23,6 +23,7 @@ impl Answer for ListPackagesResponse {
         let row = |package: &Package| {
             vec![
                 package.name.clone(),
+                package.owner_site_code.clone(),
                 package.update_count.to_string(),
                 package.file_count.to_string(),
                 package.files_available.to_string(),
@@ -34,6 +35,7 @@ impl Answer for ListPackagesResponse {
         };
         const HEADER: &[&str] = &[
             "PACKAGE",
+            "OWNER",
             "UPDATES#",
             "FILES#",
             "AVAILABLE#",
@@ -77,6 +79,7 @@ impl Answer for GetPackageResponse {
         let mut blocks = vec![Block::Pairs(vec![
             ("Package", package.name),
             ("Id", id(&package.package_id)),
+            ("Owner", package.owner_site_code),
             ("Updates", package.update_count.to_string()),
             ("Files", package.file_count.to_string()),
             ("Available", package.files_available.to_string()),

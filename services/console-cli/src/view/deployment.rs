@@ -41,6 +41,7 @@ impl Answer for ListDeploymentsResponse {
         let row = |deployment: &Deployment| {
             vec![
                 deployment.name.clone(),
+                deployment.owner_site_code.clone(),
                 deployment.collection.clone(),
                 deployment.update_list.clone(),
                 deployment.update_count.to_string(),
@@ -52,6 +53,7 @@ impl Answer for ListDeploymentsResponse {
         };
         const HEADER: &[&str] = &[
             "DEPLOYMENT",
+            "OWNER",
             "COLLECTION",
             "UPDATE-LIST",
             "UPDATES#",
@@ -88,6 +90,7 @@ impl Answer for GetDeploymentResponse {
         let mut blocks = vec![Block::Pairs(vec![
             ("Deployment", deployment.name.clone()),
             ("Id", id(&deployment.deployment_id)),
+            ("Owner", deployment.owner_site_code.clone()),
             ("Collection", deployment.collection.clone()),
             ("Update list", deployment.update_list.clone()),
             ("Updates", deployment.update_count.to_string()),

@@ -34,8 +34,9 @@ struct Held {
     collections: ByName<Arc<RoaringBitmap>>,
 }
 
-/// Things that people name. Only a name as it is written finds one here: what else means the same
-/// (another case, an id) the database knows.
+/// Things that people name: ours by their names, those of others as `CEN/name`. Only a name as it
+/// is written finds one here: what else means the same (another case, an id, the plain name of
+/// another site's thing) the database knows.
 #[derive(Debug)]
 struct ByName<T> {
     things: HashMap<i32, (String, T)>,
@@ -59,7 +60,9 @@ impl<T> ByName<T> {
     }
 
     fn remove(&mut self, number: i32) {
-        if let Some((name, _)) = self.things.remove(&number) {
+        if let Some((name, _)) = self.things.remove(&number)
+            && self.numbers.get(&name) == Some(&number)
+        {
             self.numbers.remove(&name);
         }
     }
@@ -264,7 +267,8 @@ pub(crate) async fn update_list(site: &Site, name: &str) -> Result<Arc<[UpdateNo
     if let Some(updates) = site.directory.read().lists.named(name.trim()) {
         return Ok(Arc::clone(updates));
     }
-    let (number, _) = manage_update_lists::find(&site.db().await?, name).await?;
+    let found = manage_update_lists::find(site, &site.db().await?, name).await?;
+    let number = found.number;
     if let Some(updates) = site.directory.read().lists.get(number) {
         return Ok(Arc::clone(updates));
     }
@@ -293,8 +297,8 @@ pub(crate) async fn members(site: &Site, name: &str) -> Result<Option<Arc<Roarin
     if let Some(members) = site.directory.read().collections.named(name.trim()) {
         return Ok(Some(Arc::clone(members)));
     }
-    let found = manage_collections::find(&site.db().await?, name).await?;
-    members_of(site, found.collection_no).await
+    let found = manage_collections::find(site, &site.db().await?, name).await?;
+    members_of(site, found.number).await
 }
 
 /// The clients of the collection with this number; `None` is all.

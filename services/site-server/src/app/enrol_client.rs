@@ -15,6 +15,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 use super::links::clients as told;
+use super::links::{self, objects};
 use super::{Error, Site, directory, matrix};
 use crate::domain::names::cleaned;
 use crate::store::clients::{self, Machine};
@@ -74,6 +75,7 @@ pub(crate) async fn enrol_client(
             let client_no =
                 clients::add(&tx, client_id, &machine, &certificate.fingerprint, ends_at).await?;
             let joined = clients::use_token(&tx, &token_hash, &key_hash, client_no).await?;
+            objects::members_changed(&tx, &joined).await?;
             enrolled = Some((client_no, joined));
             (client_no, client_id, 1, certificate)
         }
@@ -89,6 +91,7 @@ pub(crate) async fn enrol_client(
     }
     turn.settle();
     told::note_record(site, marked, client_no);
+    links::wake(site);
     tracing::info!(client.id = %client_id, host = machine.host_name, "client enrolled");
     metrics::counter!("muster_clients_enrolled_total").increment(1);
     Ok(pb::EnrolResponse {

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use muster_proto::catalog as pb;
 
+use super::links::objects;
 use super::{Error, Site, directory, matrix};
 use crate::store::{catalog, compliance, reports, sites};
 
@@ -47,6 +48,7 @@ pub(crate) async fn follow_catalog(site: &Site) -> Result<(), Error> {
             .map(|update| update.update_no)
             .collect();
         let numbers = crate::store::numbers(&numbers)?;
+        let grown = objects::updates_arrived(&tx, &numbers).await?;
         if catalog::any_deployed(&tx, &numbers).await? {
             sites::raise_policy_revision(&tx).await?;
         }
@@ -56,6 +58,9 @@ pub(crate) async fn follow_catalog(site: &Site) -> Result<(), Error> {
         tx.commit().await?;
         matrix::register_updates(site, &came);
         turn.name_updates(named);
+        for (list, updates) in grown {
+            turn.add_list(list.number, &list.label(), &updates);
+        }
         turn.settle();
     }
     // A stream that ended without saying how far it went was cut off.

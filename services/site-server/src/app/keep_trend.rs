@@ -129,11 +129,11 @@ pub(crate) async fn get_trend(
     match &request.thing {
         None => answer.site = trend::site(&db, span).await?,
         Some(Thing::UpdateList(name)) => {
-            let (number, _) = manage_update_lists::find(&db, name).await?;
+            let number = manage_update_lists::find(site, &db, name).await?.number;
             answer.update_list = trend::list(&db, number, span).await?;
         }
         Some(Thing::Deployment(name)) => {
-            let number = manage_deployments::find(&db, name).await?;
+            let number = manage_deployments::find(site, &db, name).await?.number;
             answer.deployment = trend::deployment(&db, number, span).await?;
         }
     }

@@ -1,8 +1,9 @@
 //! Which deployment people mean, in memory: what a name or id was found to be in the database is
 //! remembered, so that a report over the bitmaps asks the database nothing.
 //!
-//! A deployment is never renamed and never goes to another collection; whoever deletes one
-//! [forgets](KnownDeployments::forget_at_end) all of this.
+//! A deployment is never renamed and never goes to another collection; whoever adds one, which a
+//! plain name may mean from then on, or deletes one [forgets](KnownDeployments::forget_at_end) all
+//! of this.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
@@ -37,7 +38,7 @@ impl Drop for Forget<'_> {
 }
 
 impl KnownDeployments {
-    /// For who is about to delete a deployment: keep the answer until that is over.
+    /// For who is about to add or delete a deployment: keep the answer until that is over.
     #[must_use]
     pub(crate) fn forget_at_end(&self) -> Forget<'_> {
         Forget(self)
@@ -70,7 +71,8 @@ pub(crate) async fn find(site: &Site, name: &str) -> Result<Found, Error> {
         Ok(found) => return Ok(found),
         Err(forgotten) => forgotten,
     };
-    let found = deployments::find(&site.db().await?, name).await?;
+    let own = site.config.site_code;
+    let found = deployments::find_with_collection(&site.db().await?, own, name).await?;
     let found = found.ok_or_else(|| deployments::unknown(name))?;
     known.keep(name, found, forgotten);
     Ok(found)

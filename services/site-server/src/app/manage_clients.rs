@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::enrol_client::hash_token;
 use super::links::clients as told;
+use super::links::{self, objects};
 use super::{Error, Site, deployment_states, directory, matrix};
 use crate::domain::page::Page;
 use crate::domain::settle::Moves;
@@ -47,9 +48,9 @@ pub(crate) async fn by_id(
 ) -> Result<i32, Error> {
     let id = Uuid::from_slice(bytes)
         .map_err(|_| Error::invalid("INVALID_ID", "a collection id has 16 bytes"))?;
-    let found = collections::numbers_of(db, &[id]).await?;
+    let found = collections::by_ids(db, &[id]).await?;
     let unknown = || Error::not_found("UNKNOWN_COLLECTION", "there is no such collection");
-    found.first().map(|(number, _)| *number).ok_or_else(unknown)
+    found.first().map(|it| it.number).ok_or_else(unknown)
 }
 
 /// The one client with this id as text or this host name.
@@ -114,6 +115,7 @@ pub(crate) async fn delete_client(
     }
     let gone = store::deployment_states::remove_clients(&tx, &[client_no]).await?;
     compliance::move_counters(&tx, &moves, &gone.counters(), 0, 0).await?;
+    let left = objects::members_left(&tx, &[client_no]).await?;
     clients::delete(&tx, client_no).await?;
     let marked = told::mark(site, &tx, &[client_no]).await?;
     identities::deny(&tx, client_no, false).await?;
@@ -124,9 +126,10 @@ pub(crate) async fn delete_client(
     tx.commit().await?;
     matrix::remove_client(site, client_no);
     deployment_states::remove_client(site, client_no);
-    turn.remove_client(client_no);
+    objects::remember_members(&turn, &left);
     turn.settle();
     told::note_record(site, marked, client_no);
+    links::wake(site);
     site.directions_changed.notify_one();
     tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
     Ok(())
@@ -165,7 +168,7 @@ pub(crate) async fn create_tokens(
         .map_err(|_| Error::invalid("INVALID_ID", "a collection id has 16 bytes"))?;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let found = collections::numbers_of(&tx, &ids).await?;
+    let found = collections::by_ids(&tx, &ids).await?;
     if found.len() < ids.len() {
         return Err(Error::not_found(
             "UNKNOWN_COLLECTION",
@@ -173,11 +176,11 @@ pub(crate) async fn create_tokens(
         ));
     }
     // Everybody is in "All systems" anyway.
-    let joined: Vec<i32> = found
+    let joined = found
         .into_iter()
-        .filter(|(_, built_in)| !built_in)
-        .map(|(number, _)| number)
-        .collect();
+        .filter(|it| it.number != collections::ALL_SYSTEMS)
+        .map(|it| Ok(it.ours("collection")?.number))
+        .collect::<Result<Vec<i32>, Error>>()?;
     let tokens: Vec<String> = (0..request.count)
         .map(|_| {
             format!(

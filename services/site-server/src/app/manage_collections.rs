@@ -2,18 +2,22 @@
 
 use deadpool_postgres::GenericClient;
 use muster_proto::collection as pb;
+use muster_proto::link::ObjectKind;
 
+use super::links::{self, objects};
 use super::manage_clients;
 use super::{Error, Site, directory};
 use crate::domain::names;
 use crate::domain::page::Page;
-use crate::store::{collections, sites};
+use crate::store::collections::{self, ALL_SYSTEMS};
+use crate::store::named::Named;
+use crate::store::sites;
 
 /// Most clients that one call names.
 const MAX_CLIENTS: usize = 10_000;
 
 /// The collection of this name; an empty name means "All systems".
-pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<collections::Known, Error> {
+pub(crate) async fn find(site: &Site, db: &impl GenericClient, name: &str) -> Result<Named, Error> {
     let name = if name.trim().is_empty() {
         "All systems"
     } else {
@@ -25,7 +29,8 @@ pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<collecti
             format!("there is no collection {name:?}"),
         )
     };
-    collections::find(db, name).await?.ok_or_else(unknown)
+    let found = collections::find(db, site.config.site_code, name).await?;
+    found.ok_or_else(unknown)
 }
 
 async fn numbers(db: &impl GenericClient, clients: &[String]) -> Result<Vec<i32>, Error> {
@@ -58,11 +63,13 @@ pub(crate) async fn create_collection(
         .await
         .map_err(|error| error.taken("collection", &name))?;
     collections::change_members(&tx, number, &members, &[]).await?;
-    let collection = collections::show(&tx, number).await?;
+    objects::members_changed(&tx, &[number]).await?;
+    let collection = collections::show(&tx, site.config.site_code, number).await?;
     turn.doubt();
     tx.commit().await?;
     turn.add_collection(number, &name, &members);
     turn.settle();
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,
@@ -78,7 +85,7 @@ pub(crate) async fn list_collections(
     request: &pb::ListCollectionsRequest,
 ) -> Result<pb::ListCollectionsResponse, Error> {
     let page = Page::read(request.page_size, &request.page_token)?;
-    let mut found = collections::list(&site.db().await?, page).await?;
+    let mut found = collections::list(&site.db().await?, site.config.site_code, page).await?;
     let next_page_token = page.cut(&mut found);
     Ok(pb::ListCollectionsResponse {
         collections: found,
@@ -92,8 +99,8 @@ pub(crate) async fn get_collection(
     request: &pb::GetCollectionRequest,
 ) -> Result<pb::Collection, Error> {
     let db = site.db().await?;
-    let found = find(&db, &request.name).await?;
-    collections::show(&db, found.collection_no).await
+    let found = find(site, &db, &request.name).await?;
+    collections::show(&db, site.config.site_code, found.number).await
 }
 
 /// Deletes a collection that nothing is deployed to.
@@ -105,20 +112,23 @@ pub(crate) async fn delete_collection(
     let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let found = find(&tx, &request.name).await?;
-    if found.built_in {
+    let found = find(site, &tx, &request.name).await?;
+    if found.number == ALL_SYSTEMS {
         let message = format!("{:?} is built in", found.name);
         return Err(Error::conflict("BUILT_IN", message));
     }
-    if collections::is_deployed_to(&tx, found.collection_no).await? {
-        let message = format!("a deployment targets {:?}", found.name);
+    let found = found.ours("collection")?;
+    if let Some(deployment) = collections::deployed_by(&tx, found.number).await? {
+        let message = format!("deployment {deployment:?} targets {:?}", found.name);
         return Err(Error::conflict("IN_USE", message));
     }
-    collections::delete(&tx, found.collection_no).await?;
+    collections::delete(&tx, found.number).await?;
+    objects::deleted(&tx, ObjectKind::Collection, found.id).await?;
     turn.doubt();
     tx.commit().await?;
-    turn.remove_collection(found.collection_no);
+    turn.remove_collection(found.number);
     turn.settle();
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,
@@ -137,22 +147,25 @@ pub(crate) async fn change_members(
     let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let found = find(&tx, &request.name).await?;
-    if found.built_in {
+    let found = find(site, &tx, &request.name).await?;
+    if found.number == ALL_SYSTEMS {
         let message = format!("everybody is in {:?}", found.name);
         return Err(Error::conflict("BUILT_IN", message));
     }
+    let found = found.ours("collection")?;
     let add = numbers(&tx, &request.add_clients).await?;
     let remove = numbers(&tx, &request.remove_clients).await?;
-    let changed = collections::change_members(&tx, found.collection_no, &add, &remove).await?;
+    let changed = collections::change_members(&tx, found.number, &add, &remove).await?;
     if changed > 0 {
         sites::raise_policy_revision(&tx).await?;
+        objects::members_changed(&tx, &[found.number]).await?;
     }
-    let collection = collections::show(&tx, found.collection_no).await?;
+    let collection = collections::show(&tx, site.config.site_code, found.number).await?;
     turn.doubt();
     tx.commit().await?;
-    turn.change_members(found.collection_no, &add, &remove);
+    turn.change_members(found.number, &add, &remove);
     turn.settle();
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,

@@ -3,14 +3,18 @@
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_domain::states::{DeploymentCompliance, DeploymentEnforcement, Progress};
+use muster_proto::link::ObjectKind;
 use muster_proto::policy::Verbosity;
 use muster_proto::{convert, deployment as pb};
+use uuid::Uuid;
 
+use super::links::{self, objects};
 use super::{
     Error, Site, deployment_states, known_deployments, manage_collections, manage_update_lists,
 };
 use crate::domain::names;
 use crate::domain::page::Page;
+use crate::store::named::Named;
 use crate::store::packages::{self, Missing};
 use crate::store::{deployments, sites};
 
@@ -18,12 +22,11 @@ use crate::store::{deployments, sites};
 const RECOMMENDED_UPDATES: usize = 100;
 const RECOMMENDED_DEPLOYMENTS: i64 = 50;
 
-/// The number of a deployment by name or id.
-pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<i32, Error> {
+/// A deployment by name or id.
+pub(crate) async fn find(site: &Site, db: &impl GenericClient, name: &str) -> Result<Named, Error> {
     let name = name.trim();
-    let found = deployments::find(db, name).await?;
-    let found = found.ok_or_else(|| deployments::unknown(name))?;
-    Ok(found.deployment_no)
+    let found = deployments::find(db, site.config.site_code, name).await?;
+    found.ok_or_else(|| deployments::unknown(name))
 }
 
 /// Makes a deployment. Policy changes with it, in the same transaction.
@@ -50,11 +53,13 @@ pub(crate) async fn create_deployment(
         Some(number) => Verbosity::try_from(number)
             .map_err(|_| Error::invalid("VERBOSITY", "there is no such verbosity"))?,
     };
+    let _names = site.known_deployments.forget_at_end();
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let collection = manage_collections::find(&tx, &request.collection).await?;
+    let collection = manage_collections::find(site, &tx, &request.collection).await?;
     let (update_list_no, updates) =
-        manage_update_lists::chosen(&tx, &request.update_list, &request.update_numbers).await?;
+        manage_update_lists::chosen(site, &tx, &request.update_list, &request.update_numbers)
+            .await?;
     if updates.is_empty() {
         return Err(Error::invalid(
             "UPDATES",
@@ -76,7 +81,7 @@ pub(crate) async fn create_deployment(
     }
     let new = deployments::New {
         name: name.clone(),
-        collection_no: collection.collection_no,
+        collection_no: collection.number,
         update_list_no,
         updates,
         available_at,
@@ -88,15 +93,18 @@ pub(crate) async fn create_deployment(
         .await
         .map_err(|error| error.taken("deployment", &name))?;
     let revision = sites::raise_policy_revision(&tx).await?;
-    let deployment = deployments::show(&tx, number).await?;
-    let on_machine = deployments::count_for(&tx, collection.collection_no).await?;
+    let deployment = deployments::show(&tx, site.config.site_code, number).await?;
+    let on_machine = deployments::count_for(&tx, collection.number).await?;
+    let id = Uuid::from_slice(&deployment.deployment_id).unwrap_or_default();
+    objects::changed(&tx, ObjectKind::Deployment, &[id]).await?;
     tx.commit().await?;
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,
         deployment = name,
         updates = new.updates.len(),
-        collection = collection.name,
+        collection = collection.label(),
         revision,
         "deployment created"
     );
@@ -124,7 +132,7 @@ pub(crate) async fn list_deployments(
     request: &pb::ListDeploymentsRequest,
 ) -> Result<pb::ListDeploymentsResponse, Error> {
     let page = Page::read(request.page_size, &request.page_token)?;
-    let mut found = deployments::list(&site.db().await?, page).await?;
+    let mut found = deployments::list(&site.db().await?, site.config.site_code, page).await?;
     let next_page_token = page.cut(&mut found);
     Ok(pb::ListDeploymentsResponse {
         deployments: found,
@@ -139,8 +147,9 @@ pub(crate) async fn get_deployment(
 ) -> Result<pb::GetDeploymentResponse, Error> {
     let (number, deployment) = {
         let db = site.db().await?;
-        let number = find(&db, &request.name).await?;
-        (number, deployments::show(&db, number).await?)
+        let number = find(site, &db, &request.name).await?.number;
+        let shown = deployments::show(&db, site.config.site_code, number).await?;
+        (number, shown)
     };
     Ok(pb::GetDeploymentResponse {
         deployment: Some(deployment),
@@ -211,11 +220,13 @@ pub(crate) async fn delete_deployment(
     let _names = site.known_deployments.forget_at_end();
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let number = find(&tx, &request.name).await?;
-    deployments::delete(&tx, number).await?;
+    let found = find(site, &tx, &request.name).await?.ours("deployment")?;
+    deployments::delete(&tx, found.number).await?;
+    objects::deleted(&tx, ObjectKind::Deployment, found.id).await?;
     sites::raise_policy_revision(&tx).await?;
     tx.commit().await?;
-    deployment_states::remove_deployment(site, number);
+    deployment_states::remove_deployment(site, found.number);
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,

@@ -2,17 +2,22 @@
 
 use deadpool_postgres::GenericClient;
 use muster_proto::content as pb;
+use muster_proto::link::ObjectKind;
+use uuid::Uuid;
 
+use super::links::{self, objects};
 use super::manage_update_lists::{self, RECOMMENDED};
 use super::{Error, Site};
 use crate::domain::names;
 use crate::domain::page::Page;
+use crate::store::named::Named;
 use crate::store::{deployments, packages, sites};
 
-async fn find(db: &impl GenericClient, name: &str) -> Result<i32, Error> {
+async fn find(site: &Site, db: &impl GenericClient, name: &str) -> Result<Named, Error> {
     let name = name.trim();
     let unknown = || Error::not_found("UNKNOWN_PACKAGE", format!("there is no package {name:?}"));
-    packages::find(db, name).await?.ok_or_else(unknown)
+    let found = packages::find(db, site.config.site_code, name).await?;
+    found.ok_or_else(unknown)
 }
 
 /// Makes a package and starts the transfer of its files.
@@ -25,7 +30,8 @@ pub(crate) async fn create_package(
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let (list_no, updates) =
-        manage_update_lists::chosen(&tx, &request.update_list, &request.update_numbers).await?;
+        manage_update_lists::chosen(site, &tx, &request.update_list, &request.update_numbers)
+            .await?;
     let number = packages::add(&tx, &name, &updates, list_no, request.all_leaves)
         .await
         .map_err(|error| error.taken("package", &name))?;
@@ -35,9 +41,12 @@ pub(crate) async fn create_package(
     } else {
         packages::new_names(&tx, &updates).await?
     };
-    let package = packages::show(&tx, number).await?;
+    let package = packages::show(&tx, site.config.site_code, number).await?;
+    let id = Uuid::from_slice(&package.package_id).unwrap_or_default();
+    objects::changed(&tx, ObjectKind::Package, &[id]).await?;
     tx.commit().await?;
     site.content_wanted.notify_one();
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,
@@ -81,7 +90,7 @@ pub(crate) async fn list_packages(
     request: &pb::ListPackagesRequest,
 ) -> Result<pb::ListPackagesResponse, Error> {
     let page = Page::read(request.page_size, &request.page_token)?;
-    let mut found = packages::list(&site.db().await?, page).await?;
+    let mut found = packages::list(&site.db().await?, site.config.site_code, page).await?;
     let next_page_token = page.cut(&mut found);
     Ok(pb::ListPackagesResponse {
         packages: found,
@@ -95,9 +104,9 @@ pub(crate) async fn get_package(
     request: &pb::GetPackageRequest,
 ) -> Result<pb::GetPackageResponse, Error> {
     let db = site.db().await?;
-    let number = find(&db, &request.name).await?;
+    let number = find(site, &db, &request.name).await?.number;
     Ok(pb::GetPackageResponse {
-        package: Some(packages::show(&db, number).await?),
+        package: Some(packages::show(&db, site.config.site_code, number).await?),
         files: packages::files(&db, number).await?,
     })
 }
@@ -110,12 +119,14 @@ pub(crate) async fn delete_package(
 ) -> Result<(), Error> {
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let number = find(&tx, &request.name).await?;
-    let used_by = deployments::using_package_updates(&tx, number).await?;
-    packages::delete(&tx, number).await?;
+    let found = find(site, &tx, &request.name).await?.ours("package")?;
+    let used_by = deployments::using_package_updates(&tx, found.number).await?;
+    packages::delete(&tx, found.number).await?;
+    objects::deleted(&tx, ObjectKind::Package, found.id).await?;
     sites::raise_policy_revision(&tx).await?;
     tx.commit().await?;
     site.content_wanted.notify_one();
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,

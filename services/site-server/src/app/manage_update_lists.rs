@@ -2,11 +2,15 @@
 
 use deadpool_postgres::GenericClient;
 use muster_proto::catalog as pb;
+use muster_proto::link::ObjectKind;
+use uuid::Uuid;
 
+use super::links::{self, objects};
 use super::{Error, Site, directory, manage_clients, sum_up_counters};
 use crate::domain::names;
 use crate::domain::page::Page;
 use crate::domain::update_page::UpdatePage;
+use crate::store::named::Named;
 use crate::store::{update_lists, updates};
 
 /// Most updates in a list, a package or a deployment (semantics.md 2.11).
@@ -119,13 +123,14 @@ pub(crate) async fn checked(db: &impl GenericClient, wanted: &[u32]) -> Result<V
 
 /// The updates of a list by name, or these numbers; and the list's number and name.
 pub(crate) async fn chosen(
+    site: &Site,
     db: &impl GenericClient,
     list: &str,
     numbers: &[u32],
 ) -> Result<(Option<i32>, Vec<i32>), Error> {
     match (list.trim().is_empty(), numbers.is_empty()) {
         (false, true) => {
-            let (list_no, _) = find(db, list).await?;
+            let list_no = find(site, db, list).await?.number;
             Ok((Some(list_no), update_lists::members(db, list_no).await?))
         }
         (true, false) => Ok((None, checked(db, numbers).await?)),
@@ -137,7 +142,7 @@ pub(crate) async fn chosen(
 }
 
 /// The list of this name.
-pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<(i32, String), Error> {
+pub(crate) async fn find(site: &Site, db: &impl GenericClient, name: &str) -> Result<Named, Error> {
     let name = name.trim();
     let unknown = || {
         Error::not_found(
@@ -145,7 +150,8 @@ pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<(i32, St
             format!("there is no update list {name:?}"),
         )
     };
-    update_lists::find(db, name).await?.ok_or_else(unknown)
+    let found = update_lists::find(db, site.config.site_code, name).await?;
+    found.ok_or_else(unknown)
 }
 
 /// Makes a list from numbers, or from all that a filter finds now.
@@ -186,11 +192,14 @@ pub(crate) async fn create_update_list(
     let (number, count) = update_lists::add(&tx, &name, &description, &numbers)
         .await
         .map_err(|error| error.taken("update list", &name))?;
-    let list = update_lists::show(&tx, number).await?;
+    let list = update_lists::show(&tx, site.config.site_code, number).await?;
+    let id = Uuid::from_slice(&list.update_list_id).unwrap_or_default();
+    objects::changed(&tx, ObjectKind::UpdateList, &[id]).await?;
     turn.doubt();
     tx.commit().await?;
     turn.add_list(number, &name, &numbers);
     turn.settle();
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,
@@ -223,7 +232,7 @@ pub(crate) async fn list_update_lists(
     request: &pb::ListUpdateListsRequest,
 ) -> Result<pb::ListUpdateListsResponse, Error> {
     let page = Page::read(request.page_size, &request.page_token)?;
-    let mut found = update_lists::list(&site.db().await?, page).await?;
+    let mut found = update_lists::list(&site.db().await?, site.config.site_code, page).await?;
     let next_page_token = page.cut(&mut found);
     Ok(pb::ListUpdateListsResponse {
         update_lists: found,
@@ -238,10 +247,10 @@ pub(crate) async fn get_update_list(
 ) -> Result<pb::GetUpdateListResponse, Error> {
     sum_up_counters::sum_up_counters(site).await?;
     let db = site.db().await?;
-    let (number, _) = find(&db, &request.name).await?;
+    let number = find(site, &db, &request.name).await?.number;
     let members = update_lists::members(&db, number).await?;
     Ok(pb::GetUpdateListResponse {
-        update_list: Some(update_lists::show(&db, number).await?),
+        update_list: Some(update_lists::show(&db, site.config.site_code, number).await?),
         updates: summaries(&db, members).await?,
     })
 }
@@ -256,16 +265,21 @@ pub(crate) async fn delete_update_list(
     let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
-    let (number, name) = find(&tx, &request.name).await?;
+    let found = find(site, &tx, &request.name).await?;
+    let Named {
+        number, id, name, ..
+    } = found.ours("update list")?;
     if update_lists::is_used(&tx, number).await? {
         let message = format!("a deployment or a package was made from {name:?}");
         return Err(Error::conflict("IN_USE", message));
     }
     update_lists::delete(&tx, number).await?;
+    objects::deleted(&tx, ObjectKind::UpdateList, id).await?;
     turn.doubt();
     tx.commit().await?;
     turn.remove_list(number);
     turn.settle();
+    links::wake(site);
     tracing::info!(
         audit = true,
         administrator,

@@ -15,12 +15,12 @@ pub(crate) async fn get_scans(
     request: &pb::GetScansRequest,
 ) -> Result<pb::GetScansResponse, Error> {
     let db = site.db().await?;
-    let collection = manage_collections::find(&db, &request.collection).await?;
-    let states = scan_reports::counts(&db, collection.collection_no).await?;
+    let collection = manage_collections::find(site, &db, &request.collection).await?;
+    let states = scan_reports::counts(&db, collection.number).await?;
     Ok(pb::GetScansResponse {
         clients: states.iter().map(|count| count.clients).sum(),
         states,
-        errors: scan_reports::errors(&db, collection.collection_no).await?,
+        errors: scan_reports::errors(&db, collection.number).await?,
     })
 }
 
@@ -32,8 +32,8 @@ pub(crate) async fn list_scan_clients(
     let page = ClientPage::read(request.page_size, &request.page_token)?;
     let state = request.state.map(state_no).transpose()?;
     let db = site.db().await?;
-    let collection = manage_collections::find(&db, &request.collection).await?;
-    let number = collection.collection_no;
+    let collection = manage_collections::find(site, &db, &request.collection).await?;
+    let number = collection.number;
     let mut found = scan_reports::clients(&db, number, state, request.error_code, page).await?;
     let next_page_token = page.fit(&mut found, |(no, _)| *no, |(_, it)| it.encoded_len());
     Ok(pb::ListScanClientsResponse {
@@ -55,7 +55,9 @@ pub(crate) async fn get_evaluation(
     let page = ClientPage::read(request.page_size, &request.page_token)?;
     let state = request.state.map(state_no).transpose()?;
     let db = site.db().await?;
-    let number = manage_deployments::find(&db, &request.deployment).await?;
+    let number = manage_deployments::find(site, &db, &request.deployment)
+        .await?
+        .number;
     let mut found = evaluation_reports::clients(&db, number, state, page).await?;
     let next_page_token = page.fit(&mut found, |(no, _)| *no, |(_, it)| it.encoded_len());
     Ok(pb::GetEvaluationResponse {
@@ -102,7 +104,7 @@ pub(crate) async fn list_error_clients(
 async fn which(site: &Site, deployment: &str, update_no: u32) -> Result<Which, Error> {
     let deployment_no = match deployment.trim() {
         "" => None,
-        name => Some(manage_deployments::find(&site.db().await?, name).await?),
+        name => Some(manage_deployments::number_of(site, name).await?),
     };
     let update_no = match update_no {
         0 => None,

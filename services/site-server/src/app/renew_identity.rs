@@ -8,6 +8,7 @@ use muster_proto::client as pb;
 
 use super::enrol_client::{MAX_CSR, authority, certify, ends_at, key_hash, machine};
 use super::links::clients as told;
+use super::links::{self, objects};
 use super::register_client::blocked;
 use super::{Error, Site, directory, matrix};
 use crate::domain::identity::{Refused, Verdict};
@@ -86,6 +87,7 @@ pub(crate) async fn renew_identity(
         Verdict::Clone => {
             let clone = clients::add(&tx, new_id, &machine, print, ends_at).await?;
             joined = identities::separate(&tx, client.client_no, clone).await?;
+            objects::members_changed(&tx, &joined).await?;
             (clone, 1)
         }
     };
@@ -115,6 +117,7 @@ pub(crate) async fn renew_identity(
     };
     turn.settle();
     told::note_record(site, marked, new_client_no);
+    links::wake(site);
     tracing::warn!(audit = true, client.id = %client_id, new.id = %new_id, epoch, outcome,
                    host = machine.host_name, "identity renewed");
     metrics::counter!("muster_identities_renewed_total", "outcome" => outcome).increment(1);

@@ -22,7 +22,23 @@ pub(crate) fn name(text: &str) -> Result<String, Error> {
             "a name must not have control characters",
         ));
     }
+    if qualified(trimmed).is_some() {
+        return Err(Error::invalid(
+            "NAME",
+            "a name must not begin like that of another site's thing (three capitals and a slash)",
+        ));
+    }
     Ok(trimmed.to_owned())
+}
+
+/// The two parts of `CEN/name`. Codes are written in capitals, so that `dev/web` is a name.
+pub(crate) fn qualified(name: &str) -> Option<(&str, &str)> {
+    let (code, rest) = name.split_once('/')?;
+    let is_code = code.len() == 3
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    (is_code && !rest.trim().is_empty()).then_some((code, rest.trim()))
 }
 
 /// A description as it is stored.
@@ -68,5 +84,15 @@ mod tests {
         assert!(name("  ").is_err());
         assert!(name(&"x".repeat(101)).is_err());
         assert!(name("a\nb").is_err());
+        assert!(name("CEN/Servers").is_err());
+    }
+
+    #[test]
+    fn only_three_capitals_before_a_slash_name_a_site() {
+        assert_eq!(qualified("CEN/Servers"), Some(("CEN", "Servers")));
+        assert_eq!(qualified("P01/ a/b "), Some(("P01", "a/b")));
+        for name in ["dev/web", "CEN", "CEN/", "CENT/x", "Servers", "É1/x"] {
+            assert_eq!(qualified(name), None, "{name}");
+        }
     }
 }

@@ -353,13 +353,13 @@ pub(crate) async fn list(
     Ok((rows.iter().map(client).collect(), total))
 }
 
-/// Names of the collections a client is in.
+/// Labels of the collections a client is in.
 pub(crate) async fn collections(
     db: &impl GenericClient,
     client_no: i32,
 ) -> Result<Vec<String>, Error> {
     const SQL: &str = "
-        SELECT name FROM collections c
+        SELECT concat_ws('/', owner_site_code, name) FROM collections c
         WHERE built_in OR EXISTS (SELECT FROM collection_members m
               WHERE m.collection_no = c.collection_no AND m.client_no = $1)
         ORDER BY name";

@@ -1,25 +1,19 @@
 //! `collections`, `collection_members`. "All systems" has no rows of members: everybody is in it.
 
 use deadpool_postgres::GenericClient;
+use muster_domain::SiteCode;
 use muster_domain::ids::CollectionId;
 use muster_proto::collection as pb;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::named::{self, Named, by_name};
 use super::{execute, id, number, query, query_one, query_opt, time};
 use crate::app::Error;
 use crate::domain::page::Page;
 
 /// The number of "All systems".
 pub(crate) const ALL_SYSTEMS: i32 = 1;
-
-/// A collection as use cases need it.
-#[derive(Debug, Clone)]
-pub(crate) struct Known {
-    pub(crate) collection_no: i32,
-    pub(crate) name: String,
-    pub(crate) built_in: bool,
-}
 
 pub(crate) async fn add(
     db: &impl GenericClient,
@@ -36,27 +30,28 @@ pub(crate) async fn add(
 }
 
 /// By name, or by id as text.
-pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<Known>, Error> {
-    const SQL: &str = "
-        SELECT collection_no, name, built_in FROM collections
-        WHERE lower(name) = lower($1) OR collection_id = $2";
-    let id: Option<Uuid> = name.parse().ok();
-    Ok(query_opt(db, SQL, &[&name, &id]).await?.map(|row| Known {
-        collection_no: row.get("collection_no"),
-        name: row.get("name"),
-        built_in: row.get("built_in"),
-    }))
+pub(crate) async fn find(
+    db: &impl GenericClient,
+    own: SiteCode,
+    name: &str,
+) -> Result<Option<Named>, Error> {
+    const SQL: &str = by_name!("collections", "collection_no", "collection_id");
+    named::find(db, own, SQL, "collection", name).await
 }
 
-/// The numbers of collections with these ids; shorter than `ids` when one does not exist.
-pub(crate) async fn numbers_of(
-    db: &impl GenericClient,
-    ids: &[Uuid],
-) -> Result<Vec<(i32, bool)>, Error> {
+/// The collections with these ids; shorter than `ids` when one does not exist.
+pub(crate) async fn by_ids(db: &impl GenericClient, ids: &[Uuid]) -> Result<Vec<Named>, Error> {
     const SQL: &str = "
-        SELECT collection_no, built_in FROM collections WHERE collection_id = ANY ($1)";
+        SELECT collection_no, collection_id, name, owner_site_code FROM collections
+        WHERE collection_id = ANY ($1)";
     let rows = query(db, SQL, &[&ids]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let named = |row: &Row| Named {
+        number: row.get("collection_no"),
+        id: row.get("collection_id"),
+        name: row.get("name"),
+        owner: row.get("owner_site_code"),
+    };
+    Ok(rows.iter().map(named).collect())
 }
 
 pub(crate) async fn change_members(
@@ -75,18 +70,22 @@ pub(crate) async fn change_members(
     Ok(added + removed)
 }
 
-pub(crate) async fn is_deployed_to(
+/// The label of a deployment to this collection, if there is one.
+pub(crate) async fn deployed_by(
     db: &impl GenericClient,
     collection_no: i32,
-) -> Result<bool, Error> {
-    const SQL: &str = "SELECT EXISTS (SELECT FROM deployments WHERE collection_no = $1)";
-    Ok(query_one(db, SQL, &[&collection_no]).await?.get(0))
+) -> Result<Option<String>, Error> {
+    const SQL: &str = "
+        SELECT concat_ws('/', owner_site_code, name) FROM deployments
+        WHERE collection_no = $1 ORDER BY 1 LIMIT 1";
+    let row = query_opt(db, SQL, &[&collection_no]).await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
-/// Number, name and members of each collection that is not built in.
+/// Number, label and members of each collection that is not built in.
 pub(crate) async fn all(db: &impl GenericClient) -> Result<Vec<(i32, String, Vec<i32>)>, Error> {
     const SQL: &str = "
-        SELECT c.collection_no, c.name, ARRAY(
+        SELECT c.collection_no, concat_ws('/', c.owner_site_code, c.name) AS name, ARRAY(
                    SELECT m.client_no FROM collection_members m
                    WHERE m.collection_no = c.collection_no ORDER BY m.client_no) AS members
         FROM collections c WHERE NOT c.built_in";
@@ -108,6 +107,7 @@ pub(crate) async fn delete(db: &impl GenericClient, collection_no: i32) -> Resul
 
 const COLUMNS: &str = "
     SELECT c.collection_no, c.collection_id, c.name, c.description, c.created_at, c.built_in,
+           CASE WHEN c.built_in THEN '' ELSE COALESCE(c.owner_site_code, $1) END AS owner,
            (CASE WHEN c.built_in
             THEN (SELECT count(*) FROM clients WHERE deleted_at IS NULL)
             ELSE (SELECT count(*) FROM collection_members m
@@ -123,29 +123,34 @@ fn collection(row: &Row) -> pb::Collection {
         created_at: time(row, "created_at"),
         member_count: number(row, "members"),
         built_in: row.get("built_in"),
+        owner_site_code: row.get("owner"),
     }
 }
 
 pub(crate) async fn show(
     db: &impl GenericClient,
+    own: SiteCode,
     collection_no: i32,
 ) -> Result<pb::Collection, Error> {
     static SQL: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| [COLUMNS, "WHERE c.collection_no = $1"].concat());
-    Ok(collection(&query_one(db, &SQL, &[&collection_no]).await?))
+        std::sync::LazyLock::new(|| [COLUMNS, "WHERE c.collection_no = $2"].concat());
+    let params: super::Params<'_> = &[&own.as_str(), &collection_no];
+    Ok(collection(&query_one(db, &SQL, params).await?))
 }
 
 pub(crate) async fn list(
     db: &impl GenericClient,
+    own: SiteCode,
     page: Page,
 ) -> Result<Vec<pb::Collection>, Error> {
     static SQL: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         [
             COLUMNS,
-            "ORDER BY NOT c.built_in, c.name LIMIT $1 OFFSET $2",
+            "ORDER BY NOT c.built_in, c.name, owner LIMIT $2 OFFSET $3",
         ]
         .concat()
     });
-    let rows = query(db, &SQL, &[&page.probe(), &page.offset]).await?;
+    let params: super::Params<'_> = &[&own.as_str(), &page.probe(), &page.offset];
+    let rows = query(db, &SQL, params).await?;
     Ok(rows.iter().map(collection).collect())
 }

@@ -2,13 +2,13 @@
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
-use muster_domain::DeploymentId;
+use muster_domain::{DeploymentId, SiteCode};
 use muster_proto::deployment as pb;
 use muster_proto::policy::Verbosity;
 use tokio_postgres::Row;
-use uuid::Uuid;
 
 use super::collections::ALL_SYSTEMS;
+use super::named::{self, Named, by_name};
 use super::{execute, id, query, query_one, query_opt, time};
 use crate::app::Error;
 use crate::domain::page::Page;
@@ -55,17 +55,32 @@ pub(crate) struct Found {
     pub(crate) collection_no: i32,
 }
 
-/// A deployment, by name or by id as text.
-pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<Found>, Error> {
-    const SQL: &str = "
-        SELECT deployment_no, collection_no FROM deployments
-        WHERE lower(name) = lower($1) OR deployment_id = $2";
-    let id: Option<Uuid> = name.parse().ok();
-    let found = |row: Row| Found {
-        deployment_no: row.get("deployment_no"),
-        collection_no: row.get("collection_no"),
+/// By name, or by id as text.
+pub(crate) async fn find(
+    db: &impl GenericClient,
+    own: SiteCode,
+    name: &str,
+) -> Result<Option<Named>, Error> {
+    const SQL: &str = by_name!("deployments", "deployment_no", "deployment_id");
+    named::find(db, own, SQL, "deployment", name).await
+}
+
+/// As [`find`], with the collection that it is for.
+pub(crate) async fn find_with_collection(
+    db: &impl GenericClient,
+    own: SiteCode,
+    name: &str,
+) -> Result<Option<Found>, Error> {
+    const SQL: &str = "SELECT collection_no FROM deployments WHERE deployment_no = $1";
+    let Some(named) = find(db, own, name).await? else {
+        return Ok(None);
     };
-    Ok(query_opt(db, SQL, &[&name, &id]).await?.map(found))
+    let deployment_no = named.number;
+    let row = query_opt(db, SQL, &[&deployment_no]).await?;
+    Ok(row.map(|row| Found {
+        deployment_no,
+        collection_no: row.get("collection_no"),
+    }))
 }
 
 /// When nothing has this name.
@@ -113,8 +128,10 @@ pub(crate) async fn count_for(db: &impl GenericClient, collection_no: i32) -> Re
 }
 
 const COLUMNS: &str = "
-    SELECT d.deployment_no, d.deployment_id, d.name, c.name AS collection,
-           COALESCE(l.name, '') AS update_list, d.created_at, d.available_at, d.deadline_at,
+    SELECT d.deployment_no, d.deployment_id, d.name, COALESCE(d.owner_site_code, $1) AS owner,
+           concat_ws('/', c.owner_site_code, c.name) AS collection,
+           concat_ws('/', l.owner_site_code, l.name) AS update_list, d.created_at, d.available_at,
+           d.deadline_at,
            d.suppress_restart, d.verbosity,
            ARRAY(SELECT u.update_no FROM deployment_updates u
                  WHERE u.deployment_no = d.deployment_no ORDER BY u.update_no) AS updates
@@ -136,25 +153,31 @@ fn deployment(row: &Row) -> pb::Deployment {
         suppress_restart: row.get("suppress_restart"),
         verbosity: row.get::<_, i16>("verbosity").into(),
         update_numbers: updates.iter().map(|number| number.unsigned_abs()).collect(),
+        owner_site_code: row.get("owner"),
     }
 }
 
 pub(crate) async fn show(
     db: &impl GenericClient,
+    own: SiteCode,
     deployment_no: i32,
 ) -> Result<pb::Deployment, Error> {
     static SQL: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| [COLUMNS, "WHERE d.deployment_no = $1"].concat());
-    Ok(deployment(&query_one(db, &SQL, &[&deployment_no]).await?))
+        std::sync::LazyLock::new(|| [COLUMNS, "WHERE d.deployment_no = $2"].concat());
+    let params: super::Params<'_> = &[&own.as_str(), &deployment_no];
+    Ok(deployment(&query_one(db, &SQL, params).await?))
 }
 
 pub(crate) async fn list(
     db: &impl GenericClient,
+    own: SiteCode,
     page: Page,
 ) -> Result<Vec<pb::Deployment>, Error> {
-    static SQL: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| [COLUMNS, "ORDER BY d.name LIMIT $1 OFFSET $2"].concat());
-    let rows = query(db, &SQL, &[&page.probe(), &page.offset]).await?;
+    static SQL: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        [COLUMNS, "ORDER BY d.name, owner LIMIT $2 OFFSET $3"].concat()
+    });
+    let params: super::Params<'_> = &[&own.as_str(), &page.probe(), &page.offset];
+    let rows = query(db, &SQL, params).await?;
     Ok(rows.iter().map(deployment).collect())
 }
 
@@ -164,7 +187,8 @@ pub(crate) async fn using_package_updates(
     package_no: i32,
 ) -> Result<Option<String>, Error> {
     const SQL: &str = "
-        SELECT d.name FROM deployments d JOIN deployment_updates u USING (deployment_no)
+        SELECT concat_ws('/', d.owner_site_code, d.name) FROM deployments d
+        JOIN deployment_updates u USING (deployment_no)
         JOIN package_updates p ON p.update_no = u.update_no
         WHERE p.package_no = $1 LIMIT 1";
     Ok(query_opt(db, SQL, &[&package_no])

@@ -24,7 +24,8 @@ pub(crate) async fn ranked(
     apart_by: i16,
 ) -> Result<Vec<pb::ErrorCount>, Error> {
     const SQL: &str = "
-        SELECT r.error_code, r.clients, r.updates, r.detail, COALESCE(d.name, '') AS deployment,
+        SELECT r.error_code, r.clients, r.updates, r.detail,
+               concat_ws('/', d.owner_site_code, d.name) AS deployment,
                COALESCE(r.update_no, 0) AS update_no, COALESCE(u.title, '') AS title
         FROM (SELECT error_code, CASE WHEN $3::int2 = 1 THEN deployment_no END AS deployment_no,
                      CASE WHEN $3::int2 = 2 THEN update_no END AS update_no,

@@ -128,7 +128,8 @@ pub(crate) async fn answered(
     }))
 }
 
-/// A client is a clone of another one and joins its collections. Answers which those are.
+/// A client is a clone of another one and joins its collections, as far as they are ours: who is in
+/// those of other sites is up to them. Answers which those are.
 pub(crate) async fn separate(
     db: &impl GenericClient,
     from: i32,
@@ -137,7 +138,8 @@ pub(crate) async fn separate(
     const SQL: &str = "UPDATE clients SET separated_from = $1 WHERE client_no = $2";
     const JOIN: &str = "
         INSERT INTO collection_members (collection_no, client_no)
-        SELECT collection_no, $2 FROM collection_members WHERE client_no = $1
+        SELECT m.collection_no, $2 FROM collection_members m JOIN collections c USING (collection_no)
+        WHERE m.client_no = $1 AND c.owner_site_code IS NULL
         RETURNING collection_no";
     execute(db, SQL, &[&from, &clone]).await?;
     let rows = query(db, JOIN, &[&from, &clone]).await?;

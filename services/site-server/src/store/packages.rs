@@ -1,12 +1,13 @@
 //! `packages` with their files, and where the files are.
 
 use deadpool_postgres::GenericClient;
+use muster_domain::SiteCode;
 use muster_domain::ids::PackageId;
 use muster_proto::catalog::{ArchiveSuite, FileRef};
 use muster_proto::content as pb;
 use tokio_postgres::Row;
-use uuid::Uuid;
 
+use super::named::{self, Named, by_name};
 use super::{execute, id, large, number, query, query_one, query_opt, time};
 use crate::app::Error;
 use crate::domain::page::Page;
@@ -262,6 +263,13 @@ pub(crate) async fn doubt_published(
     Ok(())
 }
 
+/// As [`doubt_published`], of all distribution points.
+pub(crate) async fn doubt_all_published(db: &impl GenericClient) -> Result<(), Error> {
+    const SQL: &str = "UPDATE published_suites SET published_at = to_timestamp(0)";
+    execute(db, SQL, &[]).await?;
+    Ok(())
+}
+
 /// The snapshot that a distribution point offers of a suite.
 pub(crate) async fn published_snapshot(
     db: &impl GenericClient,
@@ -367,14 +375,14 @@ pub(crate) async fn first_missing(
     Ok(query_opt(db, SQL, &[&updates]).await?.map(missing))
 }
 
-/// Number of a package, by name or by id as text.
-pub(crate) async fn find(db: &impl GenericClient, name: &str) -> Result<Option<i32>, Error> {
-    const SQL: &str = "
-        SELECT package_no FROM packages WHERE lower(name) = lower($1) OR package_id = $2";
-    let id: Option<Uuid> = name.parse().ok();
-    Ok(query_opt(db, SQL, &[&name, &id])
-        .await?
-        .map(|row| row.get(0)))
+/// By name, or by id as text.
+pub(crate) async fn find(
+    db: &impl GenericClient,
+    own: SiteCode,
+    name: &str,
+) -> Result<Option<Named>, Error> {
+    const SQL: &str = by_name!("packages", "package_no", "package_id");
+    named::find(db, own, SQL, "package", name).await
 }
 
 pub(crate) async fn delete(db: &impl GenericClient, package_no: i32) -> Result<(), Error> {
@@ -392,6 +400,7 @@ const COLUMNS: &str = "
                max(detail) FILTER (WHERE state = 4) AS detail
         FROM distribution_states GROUP BY sha256)
     SELECT p.package_no, p.package_id, p.name, p.created_at,
+           COALESCE(p.owner_site_code, $1) AS owner,
            (SELECT count(*)::int4 FROM package_updates u WHERE u.package_no = p.package_no)
                AS updates,
            count(f.sha256)::int4 AS files,
@@ -415,25 +424,36 @@ fn package(row: &Row) -> pb::Package {
         files_failed: number(row, "failed"),
         total_bytes: large(row, "bytes"),
         problem: row.get("problem"),
+        owner_site_code: row.get("owner"),
     }
 }
 
-pub(crate) async fn show(db: &impl GenericClient, package_no: i32) -> Result<pb::Package, Error> {
+pub(crate) async fn show(
+    db: &impl GenericClient,
+    own: SiteCode,
+    package_no: i32,
+) -> Result<pb::Package, Error> {
     static SQL: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-        [COLUMNS, "WHERE p.package_no = $1 GROUP BY p.package_no"].concat()
+        [COLUMNS, "WHERE p.package_no = $2 GROUP BY p.package_no"].concat()
     });
-    Ok(package(&query_one(db, &SQL, &[&package_no]).await?))
+    let params: super::Params<'_> = &[&own.as_str(), &package_no];
+    Ok(package(&query_one(db, &SQL, params).await?))
 }
 
-pub(crate) async fn list(db: &impl GenericClient, page: Page) -> Result<Vec<pb::Package>, Error> {
+pub(crate) async fn list(
+    db: &impl GenericClient,
+    own: SiteCode,
+    page: Page,
+) -> Result<Vec<pb::Package>, Error> {
     static SQL: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         [
             COLUMNS,
-            "GROUP BY p.package_no ORDER BY p.name LIMIT $1 OFFSET $2",
+            "GROUP BY p.package_no ORDER BY p.name, owner LIMIT $2 OFFSET $3",
         ]
         .concat()
     });
-    let rows = query(db, &SQL, &[&page.probe(), &page.offset]).await?;
+    let params: super::Params<'_> = &[&own.as_str(), &page.probe(), &page.offset];
+    let rows = query(db, &SQL, params).await?;
     Ok(rows.iter().map(package).collect())
 }
 

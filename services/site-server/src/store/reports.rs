@@ -111,7 +111,7 @@ pub(crate) async fn enforcement_updates(
 ) -> Result<Vec<(i32, pb::UpdateState)>, Error> {
     const SQL: &str = "
         SELECT s.client_no, s.update_no, u.update_id, u.title, s.state, s.error_code, s.detail,
-               s.changed_at, d.name AS deployment,
+               s.changed_at, concat_ws('/', d.owner_site_code, d.name) AS deployment,
                (CASE WHEN s.update_no = ANY (cc.installed) THEN 3
                      WHEN s.update_no = ANY (cc.required) THEN 2
                      WHEN cc.client_no IS NULL OR s.update_no = ANY (cc.unknown)
@@ -173,7 +173,7 @@ pub(crate) async fn client(
                          ELSE 0 END)::int2) AS compliance,
                COALESCE(s.state, 0::int2) AS state, COALESCE(s.error_code, 0) AS error_code,
                COALESCE(s.detail, '') AS detail, s.changed_at,
-               COALESCE(d.name, '') AS deployment
+               concat_ws('/', d.owner_site_code, d.name) AS deployment
         FROM listed l
         FULL JOIN (SELECT * FROM update_enforcement_states WHERE client_no = $1) AS s
             USING (update_no)
@@ -182,7 +182,8 @@ pub(crate) async fn client(
         LEFT JOIN client_compliance k ON k.client_no = $1
         ORDER BY update_no, deployment LIMIT 10000";
     const DEPLOYMENTS: &str = "
-        SELECT d.name, COALESCE(s.enforcement, 0::int2) AS enforcement,
+        SELECT concat_ws('/', d.owner_site_code, d.name) AS name,
+               COALESCE(s.enforcement, 0::int2) AS enforcement,
                COALESCE(s.evaluation, 0::int2) AS evaluation,
                COALESCE(s.compliance, 0::int2) AS compliance,
                COALESCE(s.error_code, 0) AS error_code, COALESCE(s.detail, '') AS detail,

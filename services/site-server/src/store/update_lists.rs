@@ -1,12 +1,13 @@
 //! `update_lists`, `update_list_members`.
 
 use deadpool_postgres::GenericClient;
+use muster_domain::SiteCode;
 use muster_domain::ids::UpdateListId;
 use muster_proto::catalog as pb;
 use tokio_postgres::Row;
-use uuid::Uuid;
 
-use super::{execute, id, number, query, query_one, query_opt, time};
+use super::named::{self, Named, by_name};
+use super::{execute, id, number, query, query_one, time};
 use crate::app::Error;
 use crate::domain::page::Page;
 
@@ -31,17 +32,14 @@ pub(crate) async fn add(
     Ok((list_no, members))
 }
 
-/// Number and name of a list, by name or by id as text.
+/// By name, or by id as text.
 pub(crate) async fn find(
     db: &impl GenericClient,
+    own: SiteCode,
     name: &str,
-) -> Result<Option<(i32, String)>, Error> {
-    const SQL: &str = "
-        SELECT update_list_no, name FROM update_lists
-        WHERE lower(name) = lower($1) OR update_list_id = $2";
-    let id: Option<Uuid> = name.parse().ok();
-    let row = query_opt(db, SQL, &[&name, &id]).await?;
-    Ok(row.map(|row| (row.get("update_list_no"), row.get("name"))))
+) -> Result<Option<Named>, Error> {
+    const SQL: &str = by_name!("update_lists", "update_list_no", "update_list_id");
+    named::find(db, own, SQL, "update list", name).await
 }
 
 pub(crate) async fn members(db: &impl GenericClient, list_no: i32) -> Result<Vec<i32>, Error> {
@@ -54,10 +52,10 @@ pub(crate) async fn members(db: &impl GenericClient, list_no: i32) -> Result<Vec
         .collect())
 }
 
-/// Number, name and updates of each list.
+/// Number, label and updates of each list.
 pub(crate) async fn all(db: &impl GenericClient) -> Result<Vec<(i32, String, Vec<i32>)>, Error> {
     const SQL: &str = "
-        SELECT l.update_list_no, l.name, ARRAY(
+        SELECT l.update_list_no, concat_ws('/', l.owner_site_code, l.name) AS name, ARRAY(
                    SELECT m.update_no FROM update_list_members m
                    WHERE m.update_list_no = l.update_list_no) AS updates
         FROM update_lists l";
@@ -86,6 +84,7 @@ pub(crate) async fn delete(db: &impl GenericClient, list_no: i32) -> Result<(), 
 
 const COLUMNS: &str = "
     SELECT l.update_list_id, l.name, l.description, l.created_at,
+           COALESCE(l.owner_site_code, $1) AS owner,
            (SELECT count(*)::int4 FROM update_list_members m
             WHERE m.update_list_no = l.update_list_no) AS updates
     FROM update_lists l ";
@@ -97,21 +96,30 @@ fn list_of(row: &Row) -> pb::UpdateList {
         description: row.get("description"),
         created_at: time(row, "created_at"),
         update_count: number(row, "updates"),
+        owner_site_code: row.get("owner"),
     }
 }
 
-pub(crate) async fn show(db: &impl GenericClient, list_no: i32) -> Result<pb::UpdateList, Error> {
+pub(crate) async fn show(
+    db: &impl GenericClient,
+    own: SiteCode,
+    list_no: i32,
+) -> Result<pb::UpdateList, Error> {
     static SQL: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| [COLUMNS, "WHERE l.update_list_no = $1"].concat());
-    Ok(list_of(&query_one(db, &SQL, &[&list_no]).await?))
+        std::sync::LazyLock::new(|| [COLUMNS, "WHERE l.update_list_no = $2"].concat());
+    let params: super::Params<'_> = &[&own.as_str(), &list_no];
+    Ok(list_of(&query_one(db, &SQL, params).await?))
 }
 
 pub(crate) async fn list(
     db: &impl GenericClient,
+    own: SiteCode,
     page: Page,
 ) -> Result<Vec<pb::UpdateList>, Error> {
-    static SQL: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| [COLUMNS, "ORDER BY l.name LIMIT $1 OFFSET $2"].concat());
-    let rows = query(db, &SQL, &[&page.probe(), &page.offset]).await?;
+    static SQL: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        [COLUMNS, "ORDER BY l.name, owner LIMIT $2 OFFSET $3"].concat()
+    });
+    let params: super::Params<'_> = &[&own.as_str(), &page.probe(), &page.offset];
+    let rows = query(db, &SQL, params).await?;
     Ok(rows.iter().map(list_of).collect())
 }

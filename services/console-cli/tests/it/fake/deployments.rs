@@ -29,6 +29,7 @@ fn package(name: &str, files_available: u32) -> Package {
         } else {
             String::new()
         },
+        owner_site_code: "P01".to_owned(),
     }
 }
 
@@ -100,6 +101,7 @@ fn deployment(name: &str) -> Deployment {
         available_at: ago(120),
         deadline_at: ago(-7_201),
         update_count: 12,
+        owner_site_code: "CEN".to_owned(),
         ..Default::default()
     }
 }

@@ -189,6 +189,7 @@ fn list(name: &str) -> UpdateList {
         description: "what june needs".to_owned(),
         created_at: ago(300),
         update_count: 12,
+        owner_site_code: "P01".to_owned(),
     }
 }
 
@@ -252,7 +253,11 @@ impl UpdateService for Fake {
         &self,
         _: Request<ListUpdateListsRequest>,
     ) -> Answer<ListUpdateListsResponse> {
-        let update_lists = vec![list("june")];
+        let of_the_parent = UpdateList {
+            owner_site_code: "CEN".to_owned(),
+            ..list("june")
+        };
+        let update_lists = vec![list("june"), of_the_parent];
         Ok(Response::new(ListUpdateListsResponse {
             update_lists,
             ..Default::default()
@@ -289,6 +294,7 @@ fn collection(name: &str) -> Collection {
         created_at: ago(86_400 * 3),
         member_count: 2,
         built_in: false,
+        owner_site_code: "P01".to_owned(),
     }
 }
 
@@ -312,6 +318,7 @@ impl CollectionService for Fake {
         let all = Collection {
             built_in: true,
             member_count: 202,
+            owner_site_code: String::new(),
             ..collection("All systems")
         };
         let collections = vec![all, collection("Pilot")];

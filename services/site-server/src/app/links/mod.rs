@@ -6,6 +6,7 @@
 
 pub(crate) mod clients;
 mod number;
+pub(crate) mod object_digests;
 pub(crate) mod objects;
 mod receive;
 mod record;
