@@ -647,3 +647,12 @@ CREATE TABLE updates (
     CHECK ((update_no > 0))
 );
 CREATE INDEX updates_by_source_package ON updates USING btree (source_package text_pattern_ops, update_no);
+
+CREATE TABLE waiting_updates (
+    kind smallint NOT NULL,
+    object_id uuid NOT NULL,
+    update_no integer NOT NULL,
+    PRIMARY KEY (kind, object_id, update_no),
+    CHECK (((kind >= 2) AND (kind <= 4)))
+);
+CREATE INDEX waiting_updates_by_update ON waiting_updates USING btree (update_no);
