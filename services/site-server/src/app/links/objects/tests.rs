@@ -262,7 +262,7 @@ async fn what_is_made_above_arrives_below_and_only_there_above_it_can_be_changed
     );
     // Its policy is the site's own affair, as for a deployment of its own.
     let db = p01.site.db().await.unwrap();
-    let asking = store::policy::asking(&db, muster_domain::ClientId(client), 1.0)
+    let asking = store::policy::asking(&db, muster_domain::ClientId(client), Timestamp::now())
         .await
         .unwrap();
     assert_eq!(asking.unwrap().deployments.len(), 1);
