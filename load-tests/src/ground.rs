@@ -94,6 +94,7 @@ impl Ground {
         let start = move || -> Result<Site> {
             let servers = packages::ensure(Install::No, &|_| {})?;
             let plan = Plan {
+                can_be_parent: false,
                 code: SITE.to_owned(),
                 name: "Benchmark".to_owned(),
                 programs,

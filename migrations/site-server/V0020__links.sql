@@ -80,7 +80,9 @@ CREATE TABLE links (
     in_chain       bytea       NOT NULL DEFAULT '\x00000000000000000000000000000000',
     heard_at       timestamptz,
     -- A stable word, a colon, and text for people; NULL: nothing is wrong.
-    refusal        text
+    refusal        text,
+    -- Of a child: the certificate that it got last, with which it may leave.
+    certificate_fingerprint text
 );
 CREATE UNIQUE INDEX links_one_parent ON links (is_parent) WHERE is_parent;
 
@@ -92,7 +94,9 @@ CREATE TABLE parent_broker (
     password       text NOT NULL,
     ca             text NOT NULL,
     certificate    text NOT NULL,
-    key            text NOT NULL
+    key            text NOT NULL,
+    -- Where the parent serves gRPC.
+    address        text NOT NULL DEFAULT ''
 );
 
 -- Numbered, and not yet in the peer's database.

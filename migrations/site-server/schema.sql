@@ -318,6 +318,7 @@ CREATE TABLE links (
     in_chain bytea NOT NULL DEFAULT '\x00000000000000000000000000000000'::bytea,
     heard_at timestamp with time zone,
     refusal text,
+    certificate_fingerprint text,
     PRIMARY KEY (peer_site_code),
     CHECK ((peer_site_code ~ '^[A-Z0-9]{3}$'::text)),
     CHECK ((length(public_key) = 32))
@@ -374,6 +375,7 @@ CREATE TABLE parent_broker (
     ca text NOT NULL,
     certificate text NOT NULL,
     key text NOT NULL,
+    address text NOT NULL DEFAULT ''::text,
     PRIMARY KEY (peer_site_code),
     FOREIGN KEY (peer_site_code) REFERENCES links(peer_site_code) ON DELETE CASCADE
 );

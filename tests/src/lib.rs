@@ -41,6 +41,7 @@ impl Stage {
         let servers = packages::ensure(Install::No, &say)?;
         let state = State::open(&folder, Interrupt::default())?;
         let plan = Plan {
+            can_be_parent: false,
             code: "P01".to_owned(),
             name: format!("story {name}"),
             programs: muster_testkit::programs(),

@@ -3,6 +3,7 @@
 mod agent_failpoints;
 mod controls;
 mod failpoints;
+mod hierarchy;
 mod kill_nine;
 mod mangled;
 mod oracle;

@@ -6,12 +6,13 @@ use anyhow::Result;
 use crate::workspace::{Profile, Workspace, say};
 
 /// The stories there are, by the name of their module.
-const STORIES: [&str; 5] = [
+const STORIES: [&str; 6] = [
     "failpoints::",
     "agent_failpoints::",
     "mangled::",
     "controls::",
     "takeover::",
+    "hierarchy::",
 ];
 
 #[derive(clap::Args)]
@@ -28,6 +29,13 @@ pub(crate) struct Args {
     /// A site server that stands still or is killed, and its standby (F-14)
     #[arg(long)]
     takeover: bool,
+    /// Kills all over a hierarchy while clients report (F-01), in this size: 0 are three sites and 12
+    /// kills, 1 are seven sites and 120
+    #[arg(long, value_name = "0|1", value_parser = clap::value_parser!(u8).range(0..=1))]
+    tier: Option<u8>,
+    /// Divides clients, reports and kills of --tier 1
+    #[arg(long, default_value_t = 1)]
+    scale: u32,
     /// How often each failpoint is hit
     #[arg(long, default_value_t = 20)]
     times: u32,
@@ -44,6 +52,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         args.mangled,
         args.controls,
         args.takeover,
+        args.tier.is_some(),
     ];
     let all = !chosen.contains(&true);
     say("building");
@@ -57,7 +66,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             .args(["test", "--workspace", "--locked", "--test", "stories"])
             .args(["--", "--nocapture", story])
             .env("MUSTER_PROGRAMS", workspace.programs(Profile::Dev))
-            .env("MUSTER_FAULTS", args.times.to_string());
+            .env("MUSTER_FAULTS", args.times.to_string())
+            .env("MUSTER_TIER", args.tier.unwrap_or(0).to_string())
+            .env("MUSTER_SCALE", args.scale.to_string());
         if story == "failpoints::" {
             // The other one has it in its name.
             command.args(["--skip", "agent_failpoints::"]);

@@ -1,11 +1,13 @@
-//! `cargo xtask up`: one whole site on this machine, in the foreground.
+//! `cargo xtask up`: one whole site on this machine, or a hierarchy of them, in the foreground.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use muster_local::hierarchy::{Member, Tree};
+use muster_local::packages::Programs;
 use muster_local::site::{Plan, Setting};
-use muster_local::{Service, Site, State, packages};
+use muster_local::{Hierarchy, Service, Site, State, packages};
 
 use crate::workspace::{InstallArgs, Profile, Workspace, say};
 
@@ -16,6 +18,10 @@ pub(crate) struct Args {
     /// The state folder [default: .muster/site]
     #[arg(long)]
     state: Option<PathBuf>,
+    /// Start the sites that this file describes instead of one, and join them, such as
+    /// deploy/hierarchies/small.toml
+    #[arg(long, value_name = "FILE")]
+    sites: Option<PathBuf>,
     /// How the services are compiled
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
@@ -32,6 +38,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         .state
         .clone()
         .unwrap_or_else(|| workspace.states().join("site"));
+    if let Some(file) = &args.sites {
+        let tree = Tree::read(file)?;
+        return run_tree(workspace, args.profile, &servers, &root, tree);
+    }
     let state = State::open(&root, workspace.interrupt().clone())?;
     let mut site = Site::start(
         &state,
@@ -52,9 +62,55 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     outcome
 }
 
+/// As [`run`], with several sites.
+fn run_tree(
+    workspace: &Workspace,
+    profile: Profile,
+    servers: &Programs,
+    root: &Path,
+    tree: Tree,
+) -> Result<()> {
+    let begin = Instant::now();
+    let of = |member: &Member| Plan {
+        code: member.code.clone(),
+        name: member.name.clone(),
+        ..plan(workspace, profile, Vec::new())
+    };
+    let interrupt = workspace.interrupt();
+    let mut hierarchy = Hierarchy::start(root, interrupt, servers, tree, &Service::ALL, &of, &say)?;
+    say(&format!(
+        "{} sites are up after {} s",
+        hierarchy.sites.len(),
+        begin.elapsed().as_secs()
+    ));
+    for (member, site) in &hierarchy.sites {
+        println!("\n{} {}", member.code, member.name);
+        describe(site);
+    }
+    say("`muster site list --tree` draws them, `muster site status` shows the links");
+    say("Ctrl-C stops them; `cargo xtask down` removes what they have stored");
+    let outcome = loop {
+        if interrupt.is_set() {
+            break Ok(());
+        }
+        let fallen = hierarchy.sites.iter_mut().find_map(|(member, site)| {
+            let service = site.fallen().ok().flatten()?;
+            Some((member.code.clone(), service))
+        });
+        if let Some((code, service)) = fallen {
+            break Err(anyhow!("the {} of {code} has ended", service.name()));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    say("stopping");
+    hierarchy.stop()?;
+    outcome
+}
+
 /// The site that `up` and `demo` start.
 pub(crate) fn plan(workspace: &Workspace, profile: Profile, settings: Vec<Setting>) -> Plan {
     Plan {
+        can_be_parent: false,
         code: "P01".to_owned(),
         name: "Head office".to_owned(),
         programs: workspace.programs(profile),

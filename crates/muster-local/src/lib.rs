@@ -14,6 +14,7 @@ pub mod account;
 pub mod administrator;
 pub mod agents;
 pub mod debian_root;
+pub mod hierarchy;
 pub mod http;
 pub mod instances;
 pub mod interrupt;
@@ -27,6 +28,7 @@ pub mod site;
 pub mod state;
 
 pub use debian_root::DebianRoot;
+pub use hierarchy::Hierarchy;
 pub use interrupt::Interrupt;
 pub use postgres::Postgres;
 pub use process::{Launch, Process};

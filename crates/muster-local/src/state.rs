@@ -229,6 +229,14 @@ pub fn remove(root: &Path, patience: Duration) -> Result<Removed> {
         }
     }
     removed.ended.extend(end_leftovers(root)?);
+    // The sites of a hierarchy have state folders of their own in it.
+    if let Ok(sites) = fs::read_dir(root.join("sites")) {
+        for site in sites {
+            let inner = remove(&site?.path(), patience)?;
+            removed.ended.extend(inner.ended);
+            removed.folders.extend(inner.folders);
+        }
+    }
     for folder in [&file.run, &file.servers, &root.to_path_buf()] {
         if folder.exists() {
             fs::remove_dir_all(folder)

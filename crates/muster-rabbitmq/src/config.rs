@@ -34,6 +34,10 @@ pub struct Config {
     /// How long a publisher waits for a confirm before it calls the outcome unknown.
     #[serde(default = "default_confirm_timeout", with = "humantime_serde")]
     pub confirm_timeout: Duration,
+    /// The broker's management interface, for who makes users there: a site server whose site has
+    /// sites below it.
+    #[serde(default)]
+    pub management: Option<ManagementConfig>,
     /// In the place of the files, for who keeps them elsewhere; never in a configuration file.
     #[serde(skip)]
     pub secrets: Option<Secrets>,
@@ -71,6 +75,21 @@ impl std::fmt::Debug for Pem {
     }
 }
 
+/// The management interface of a broker (plugin `rabbitmq_management`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManagementConfig {
+    /// `https://host:port`. `http://` is accepted on loopback only.
+    pub uri: String,
+    /// User to log in as; it needs the tag `administrator` to make users.
+    pub user: String,
+    /// File with the user's password.
+    pub password_file: PathBuf,
+    /// Our certificate and the broker's authority; required for `https://`.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+}
+
 const fn default_prefetch() -> u16 {
     256
 }
@@ -102,6 +121,7 @@ impl Config {
             prefetch: default_prefetch(),
             window: default_window(),
             confirm_timeout: default_confirm_timeout(),
+            management: None,
             secrets: None,
         }
     }
@@ -131,6 +151,18 @@ impl Config {
             Some(secrets) => secrets.tls.is_some(),
             None => self.tls.is_some(),
         }
+    }
+
+    /// The virtual host in the address.
+    ///
+    /// # Errors
+    /// When the address is malformed.
+    pub fn vhost(&self) -> Result<String, Error> {
+        let uri: AMQPUri = self
+            .uri
+            .parse()
+            .map_err(|_| Error::Config("the uri is not an AMQP address"))?;
+        Ok(uri.vhost)
     }
 
     /// The broker's address with our credentials. Never log it.

@@ -42,6 +42,17 @@ pub enum Error {
     /// message is unknown: send it again, its receiver drops what it has.
     #[error("the broker is not available: {0}")]
     Unavailable(&'static str),
+    /// The management interface refused.
+    #[error("the broker's management interface answered {status}: {answer}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of what it said.
+        answer: String,
+    },
+    /// The management interface could not be used.
+    #[error("the broker's management interface is not available")]
+    Http(#[from] reqwest::Error),
     /// The broker or the connection failed.
     #[error("the broker failed")]
     Amqp(#[from] lapin::Error),
@@ -54,7 +65,11 @@ impl HasKind for Error {
             Self::Busy | Self::Full { .. } => Kind::Exhausted,
             Self::TooLarge { .. } => Kind::Invalid,
             // A missing queue is a mistake of ours; the caller must keep its data meanwhile.
-            Self::Unroutable { .. } | Self::Unavailable(_) | Self::Amqp(_) => Kind::Unavailable,
+            Self::Unroutable { .. }
+            | Self::Unavailable(_)
+            | Self::Refused { .. }
+            | Self::Http(_)
+            | Self::Amqp(_) => Kind::Unavailable,
         }
     }
 
@@ -65,7 +80,8 @@ impl HasKind for Error {
             Self::Full { .. } => "QUEUE_FULL",
             Self::TooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::Unroutable { .. } => "QUEUE_MISSING",
-            Self::Unavailable(_) | Self::Amqp(_) => "BROKER_UNAVAILABLE",
+            Self::Refused { .. } => "BROKER_REFUSED",
+            Self::Unavailable(_) | Self::Http(_) | Self::Amqp(_) => "BROKER_UNAVAILABLE",
         }
     }
 }

@@ -11,15 +11,17 @@ mod connection;
 mod consumer;
 mod describe;
 mod error;
+mod management;
 mod message;
 mod monitor;
 mod publisher;
 pub mod topology;
 
-pub use config::{Config, Pem, Secrets};
+pub use config::{Config, ManagementConfig, Pem, Secrets};
 pub use connection::open;
 pub use consumer::{Batch, consume};
 pub use error::Error;
+pub use management::{Management, User};
 pub use message::{Delivery, Headers};
 pub use monitor::{Depth, Monitor};
 pub use publisher::Publisher;

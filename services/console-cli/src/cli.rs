@@ -13,7 +13,7 @@ use muster_proto::state::{DeploymentEnforcement, DeploymentEvaluation, UpdateSou
 
 use crate::commands::{
     backlog, client, collection, context, create, delete, deployment, describe, get, login, report,
-    sync,
+    site, sync,
 };
 use crate::output::Format;
 
@@ -113,6 +113,9 @@ Example:
         after_help = "Example:\n  muster report compliance --update-list june"
     )]
     Report(report::ReportCommand),
+    /// The hierarchy of sites: invite, join, leave, and how the links are
+    #[command(subcommand, after_help = "Example:\n  muster site status --watch")]
+    Site(site::SiteCommand),
     /// State messages that wait to be recorded
     #[command(after_help = "Example:\n  muster backlog --watch")]
     Backlog(backlog::BacklogArgs),

@@ -86,12 +86,18 @@ pub struct LinksConfig {
     /// after 24 it has failed.
     #[serde(with = "humantime_serde")]
     pub cycle: Duration,
+    /// How sites below reach us: our gRPC address, `https://host:port`.
+    pub address: Option<String>,
+    /// How sites below reach our broker: `amqps://host:port/vhost`; as in `[rabbitmq]` by default.
+    pub broker_uri: Option<String>,
 }
 
 impl Default for LinksConfig {
     fn default() -> Self {
         Self {
             cycle: Duration::from_secs(30),
+            address: None,
+            broker_uri: None,
         }
     }
 }

@@ -64,6 +64,7 @@ impl Ground {
         let port = muster_testkit::free_port();
         let update_point = format!("https://127.0.0.1:{port}");
         let plan = Plan {
+            can_be_parent: false,
             code: "P01".to_owned(),
             name: format!("faults {name}"),
             programs: muster_testkit::programs(),
@@ -134,41 +135,50 @@ impl Ground {
     /// # Errors
     /// When it cannot be started.
     pub fn load(&mut self, kind: &str, name: &str, manner: &[&str]) -> Result<Load> {
-        let journal = self.folder.join(format!("{name}.journal"));
-        for number in 1..=load::DEPLOYMENTS {
-            // What they deploy is of no interest: what clients say of them is.
-            let id = journal::deployment_id(number);
-            self.sql(&format!(
-                "INSERT INTO deployments (deployment_id, name, collection_no, available_at,
-                                          suppress_restart)
-                 VALUES ('{id}', 'load {number}', 1, now(), true) ON CONFLICT DO NOTHING"
-            ))?;
-        }
-        let way = self.way();
-        let mut launch = Launch::new(
-            &format!("oracle-{name}"),
-            self.site().program("muster-oracle"),
-        )
-        .arg(kind)
-        .args(["--management-point", &way.management_point])
-        .args(["--site-server", &way.site_server])
-        .arg("--site")
-        .arg(&way.site)
-        .args(["--updates", &UPDATES.to_string()])
-        .arg("--journal")
-        .arg(&journal)
-        .args(manner);
+        deployments(self.site())?;
+        let (folder, capture) = (self.folder.clone(), self.capture(name));
+        Load::start(self.site(), &folder, kind, name, manner, &capture)
+    }
+}
+
+impl Load {
+    /// Starts a load on a site in a process of its own; its journal is in `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
+        site: &Site,
+        folder: &Path,
+        kind: &str,
+        name: &str,
+        manner: &[&str],
+        capture: &Path,
+    ) -> Result<Self> {
+        let journal = folder.join(format!("{name}.journal"));
+        let way = way(site);
+        let mut launch = Launch::new(&format!("oracle-{name}"), site.program("muster-oracle"))
+            .arg(kind)
+            .args(["--management-point", &way.management_point])
+            .args(["--site-server", &way.site_server])
+            .arg("--site")
+            .arg(&way.site)
+            .args(["--updates", &UPDATES.to_string()])
+            .arg("--journal")
+            .arg(&journal)
+            .args(manner);
         if kind == "mangle" {
-            launch = launch.arg("--capture").arg(self.capture(name));
+            launch = launch.arg("--capture").arg(capture);
         }
-        let process = Process::spawn(self.site().state(), launch)?;
-        Ok(Load {
+        let process = Process::spawn(site.state(), launch)?;
+        Ok(Self {
             process,
             journal,
             history: History::default(),
         })
     }
+}
 
+impl Ground {
     /// Where the capture of a `mangle` of this name is.
     pub fn capture(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.capture"))
@@ -473,7 +483,23 @@ impl Drop for Ground {
     }
 }
 
-fn way(site: &Site) -> Way {
+/// Makes the deployments that clients speak of. What they deploy is of no interest: what clients
+/// say of them is.
+pub(super) fn deployments(site: &Site) -> Result<()> {
+    let mut script = "SET search_path = site;\n".to_owned();
+    for number in 1..=load::DEPLOYMENTS {
+        let id = journal::deployment_id(number);
+        script.push_str(&format!(
+            "INSERT INTO deployments (deployment_id, name, collection_no, available_at,
+                                      suppress_restart)
+             VALUES ('{id}', 'load {number}', 1, now(), true) ON CONFLICT DO NOTHING;\n"
+        ));
+    }
+    let database = format!("muster_{}", site.code().to_ascii_lowercase());
+    site.postgres.psql(&database, &script, &[]).map(drop)
+}
+
+pub(super) fn way(site: &Site) -> Way {
     Way {
         management_point: site.grpc(Service::ManagementPoint),
         site_server: site.grpc(Service::SiteServer),

@@ -14,3 +14,4 @@ pub mod journal;
 pub mod load;
 pub mod oracle;
 pub mod schedule;
+pub mod tree;

@@ -93,6 +93,14 @@ impl Site {
         set(table, "policy_key", text(&folder.join("keys/policy.key")))?;
         self.postgres_part(table, database, "site")?;
         self.rabbitmq_part(Service::SiteServer, table)?;
+        if self.plan.can_be_parent {
+            let broker = self.rabbit.administrator();
+            let uri = format!("http://127.0.0.1:{}", broker.management_port);
+            set(table, "rabbitmq.management.uri", uri)?;
+            set(table, "rabbitmq.management.user", broker.user)?;
+            let password = text(&broker.password_file);
+            set(table, "rabbitmq.management.password_file", password)?;
+        }
         let catalog = self.grpc(Service::SoftwareUpdatePoint);
         let mut point = Table::new();
         point.insert(

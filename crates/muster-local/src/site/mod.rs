@@ -78,6 +78,9 @@ pub struct Plan {
     pub templates: PathBuf,
     /// What else differs from the templates.
     pub settings: Vec<Setting>,
+    /// Other sites may join it: its broker gets the management interface, with which the site
+    /// server makes their users.
+    pub can_be_parent: bool,
 }
 
 /// The loopback ports of one service.
@@ -136,7 +139,7 @@ impl Site {
         init(&folder, &plan)?;
         say("starting PostgreSQL and RabbitMQ");
         let (postgres, rabbit) = std::thread::scope(|scope| {
-            let rabbit = scope.spawn(|| start_rabbit(state, servers, &plan.code, &folder));
+            let rabbit = scope.spawn(|| start_rabbit(state, servers, &plan, &folder));
             let postgres = start_postgres(state, servers, &plan.code);
             let rabbit = rabbit
                 .join()
@@ -440,16 +443,22 @@ fn start_postgres(
     Ok((postgres, site, catalog))
 }
 
-fn start_rabbit(state: &State, servers: &Programs, code: &str, folder: &Path) -> Result<Rabbit> {
+fn start_rabbit(state: &State, servers: &Programs, plan: &Plan, folder: &Path) -> Result<Rabbit> {
+    let code = &plan.code;
     let certs = folder.join("certs");
     let listener = Listener::Tls {
         ca: folder.join("ca/ca.pem"),
         cert: certs.join("broker.pem"),
         key: certs.join("broker.key"),
     };
-    let rabbit = Rabbit::start(state, servers, &listener, Management::Off)?;
+    let management = if plan.can_be_parent {
+        Management::On
+    } else {
+        Management::Off
+    };
+    let rabbit = Rabbit::start(state, servers, &listener, management)?;
     // The site server owns everything of its site; a management point can only hand in states.
-    let site = format!("^site\\.{code}\\.");
+    let site = format!("^(site|link)\\.{code}\\.");
     let user = |name: &str, configure: &str, write: &str, read: &str| User {
         name: name.to_owned(),
         configure: configure.to_owned(),

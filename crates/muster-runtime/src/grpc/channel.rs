@@ -75,6 +75,46 @@ pub fn channel_without_certificate(
     connect(url, ClientTls::without_certificate(ca)?, options)
 }
 
+/// As [`channel()`], to a server of which only the fingerprint of its authority is known (SHA-256
+/// of the certificate), without a certificate of our own: for a site that joins another.
+///
+/// # Errors
+/// When the address is malformed.
+pub fn channel_pinned(
+    url: &str,
+    authority: [u8; 32],
+    options: &ChannelOptions,
+) -> Result<Channel, Error> {
+    connect(url, ClientTls::pinned(authority)?, options)
+}
+
+/// As [`channel()`], with certificates that are at hand instead of in files.
+///
+/// # Errors
+/// When the address is malformed or the certificates cannot be used.
+pub fn channel_with(url: &str, tls: ClientTls, options: &ChannelOptions) -> Result<Channel, Error> {
+    connect(url, tls, options)
+}
+
+/// Whether a call failed because the server's certificate is not to be trusted: somebody else
+/// answers there.
+#[must_use]
+pub fn is_foreign(status: &tonic::Status) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
+    while let Some(error) = next {
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let found = inner.or_else(|| error.downcast_ref::<rustls::Error>());
+        if matches!(found, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 fn connect(url: &str, tls: ClientTls, options: &ChannelOptions) -> Result<Channel, Error> {
     let malformed = || Error::Endpoint(url.to_owned());
     let origin: Uri = url.parse().map_err(|_| malformed())?;

@@ -5,7 +5,10 @@ mod channel;
 mod gate;
 mod server;
 
-pub use channel::{Channel, ChannelOptions, channel, channel_without_certificate};
+pub use channel::{
+    Channel, ChannelOptions, channel, channel_pinned, channel_with, channel_without_certificate,
+    is_foreign,
+};
 pub use server::{Handle, Limits, Server, ServerConfig};
 
 /// Largest message in either direction, in bytes (tonic's own default for decoding, fixed here

@@ -6,6 +6,7 @@
 pub mod ca;
 mod identity;
 mod incoming;
+mod pinned;
 mod settings;
 
 use std::path::PathBuf;

@@ -10,8 +10,12 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Name;
 
 use super::Error;
+use super::pinned::OneAuthority;
 use crate::config::TlsConfig;
 
 /// How often the files are looked at, at most.
@@ -86,6 +90,26 @@ impl ClientTls {
         Reloading::new(vec![ca.clone()], move || client_config(&ca, None)).map(Self)
     }
 
+    /// Connects as nobody to who is certified by the one authority with this fingerprint (SHA-256 of
+    /// its certificate), which the server must show. For a site that has only a token yet.
+    ///
+    /// # Errors
+    /// When the settings cannot be made.
+    pub fn pinned(authority: [u8; 32]) -> Result<Self, Error> {
+        Reloading::new(Vec::new(), move || {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let verifier = OneAuthority::new(authority, Arc::clone(&provider));
+            let mut config = ClientConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[&TLS13])?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth();
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Ok(config)
+        })
+        .map(Self)
+    }
+
     /// As [`ClientTls::new`], from PEM instead of files.
     ///
     /// # Errors
@@ -128,10 +152,14 @@ fn server_config(files: &TlsConfig, auth: ClientAuth, alpn: Alpn) -> Result<Serv
         ClientAuth::Optional => verifier.allow_unauthenticated(),
     }
     .build()?;
+    let mut chain = certificates(&files.cert)?;
+    if auth == ClientAuth::Optional {
+        show_authority(&mut chain, certificates(&files.ca)?);
+    }
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&files.cert)?, key(&files.key)?)?;
+        .with_single_cert(chain, key(&files.key)?)?;
     config.alpn_protocols = match alpn {
         Alpn::Http2 => vec![b"h2".to_vec()],
         Alpn::Http2AndHttp1 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -139,6 +167,24 @@ fn server_config(files: &TlsConfig, auth: ClientAuth, alpn: Alpn) -> Result<Serv
     // Nothing is done before the handshake is complete: early data can be replayed.
     config.max_early_data_size = 0;
     Ok(config)
+}
+
+/// Adds the authority that issued our certificate: who is nobody yet may know only its fingerprint.
+fn show_authority(chain: &mut Vec<CertificateDer<'static>>, known: Vec<CertificateDer<'static>>) {
+    let issuer = chain.last().and_then(|last| names(last)).map(|(_, it)| it);
+    let authority = known
+        .into_iter()
+        .find(|it| issuer.is_some() && names(it).map(|(subject, _)| subject) == issuer);
+    if let Some(authority) = authority.filter(|it| !chain.contains(it)) {
+        chain.push(authority);
+    }
+}
+
+/// Subject and issuer of a certificate, as they are encoded.
+fn names(certificate: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let name = |name: &X509Name<'_>| name.as_raw().to_vec();
+    Some((name(certificate.subject()), name(certificate.issuer())))
 }
 
 type Own = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

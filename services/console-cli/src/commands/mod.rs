@@ -12,6 +12,7 @@ pub(crate) mod describe;
 pub(crate) mod get;
 pub(crate) mod login;
 pub(crate) mod report;
+pub(crate) mod site;
 pub(crate) mod sync;
 
 use std::time::Duration;
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> Result<(), Failure> {
             | Command::Sync(_)
             | Command::Deployment(_)
             | Command::Report(_)
+            | Command::Site(_)
             | Command::Backlog(_)
             | Command::Quarantine(_)) => {
                 let site = Site::new(Config::load()?.context(context)?, call_timeout)?;
@@ -84,6 +86,7 @@ async fn ask(command: Command, site: &Site, printer: &Printer) -> Result<(), Fai
         Command::Sync(command) => sync::run(command, site, printer).await,
         Command::Deployment(command) => deployment::run(command, site, printer).await,
         Command::Report(command) => report::run(command, site, printer).await,
+        Command::Site(command) => site::run(command, site, printer).await,
         Command::Backlog(args) => backlog::run(args, site, printer).await,
         Command::Quarantine(command) => backlog::run_quarantine(command, site, printer).await,
         // They need no site, and `run` has done them.
@@ -97,6 +100,7 @@ impl Command {
         match self {
             Self::Deployment(_) | Self::Delete(_) => true,
             Self::Sync(command) => command.lasts(),
+            Self::Site(command) => command.lasts(),
             Self::Backlog(args) => args.watch,
             Self::Create(command) => command.lasts(),
             Self::Quarantine(command) => command.lasts(),

@@ -13,6 +13,8 @@ mod state;
 mod sync;
 mod trend;
 
+pub(crate) use site::SiteTree;
+
 use jiff::Timestamp;
 use serde_json::Value;
 

@@ -23,6 +23,9 @@ pub(crate) enum Error {
     /// A name is taken.
     #[error("there is a {what} named {name:?} already")]
     Exists { what: &'static str, name: String },
+    /// A site code is taken in this hierarchy.
+    #[error("there is a site {code} in this hierarchy already")]
+    SiteExists { code: String },
     /// The request contradicts the present state.
     #[error("{message}")]
     Conflict {
@@ -148,7 +151,7 @@ impl HasKind for Error {
         match self {
             Self::Invalid { .. } => Kind::Invalid,
             Self::NotFound { .. } => Kind::NotFound,
-            Self::Exists { .. } | Self::Conflict { .. } => Kind::Conflict,
+            Self::Exists { .. } | Self::SiteExists { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Denied { .. } => Kind::Denied,
             Self::Database(error) => error.kind(),
             Self::Broker(_) | Self::Service { .. } | Self::NotYet => Kind::Unavailable,
@@ -165,6 +168,7 @@ impl HasKind for Error {
             | Self::Conflict { reason, .. }
             | Self::Denied { reason, .. } => reason,
             Self::Exists { .. } => "ALREADY_EXISTS",
+            Self::SiteExists { .. } => "DUPLICATE_SITE_CODE",
             Self::Database(error) => error.reason(),
             Self::Broker(_) => "BROKER_UNAVAILABLE",
             Self::Service { .. } => "SERVICE_UNAVAILABLE",

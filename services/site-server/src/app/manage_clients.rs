@@ -95,15 +95,33 @@ pub(crate) async fn delete_client(
     request: &pb::DeleteClientRequest,
 ) -> Result<(), Error> {
     let client_id = ClientId::from_slice(&request.client_id)?;
+    if !remove(site, client_id, true).await? {
+        return Err(Error::not_found(
+            "UNKNOWN_CLIENT",
+            format!("there is no client {client_id}"),
+        ));
+    }
+    tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
+    Ok(())
+}
+
+/// Takes a client and everything that it said out of the site; `false` when it is not there. One of
+/// another site is refused when it is `by_owner`.
+pub(super) async fn remove(
+    site: &Site,
+    client_id: ClientId,
+    by_owner: bool,
+) -> Result<bool, Error> {
     // Its reports wait until this is done.
     let mut known = site.known_clients.lock([client_id.0]).await;
     let mut turn = directory::turn(site).await;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     let client = clients::by_id(&tx, client_id).await?;
-    let unknown = || Error::not_found("UNKNOWN_CLIENT", format!("there is no client {client_id}"));
-    let client = client.filter(|it| !it.deleted).ok_or_else(unknown)?;
-    if !client.own {
+    let Some(client) = client.filter(|client| !client.deleted) else {
+        return Ok(false);
+    };
+    if by_owner && !client.own {
         let text = format!("client {client_id} reports to another site, which alone can delete it");
         return Err(Error::conflict("OWNED_BY_OTHER_SITE", text));
     }
@@ -131,8 +149,7 @@ pub(crate) async fn delete_client(
     told::note_record(site, marked, client_no);
     links::wake(site);
     site.directions_changed.notify_one();
-    tracing::info!(audit = true, administrator, client.id = %client_id, "client deleted");
-    Ok(())
+    Ok(true)
 }
 
 /// Makes one-use tokens. Only their hashes are kept.

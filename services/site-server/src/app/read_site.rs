@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use muster_proto::site as pb;
+use muster_link::State;
+use muster_proto::link::LinkHealth;
+use muster_proto::{convert, site as pb};
 use muster_runtime::grpc::{Channel, ChannelOptions, channel};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{Error, Site};
+use super::{Error, Site, links};
 use crate::store::sites;
 
 /// How long a role may take to answer.
@@ -17,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// All sites this one knows.
 pub(crate) async fn list_sites(site: &Site) -> Result<pb::ListSitesResponse, Error> {
     Ok(pb::ListSitesResponse {
-        sites: sites::list(&site.db().await?).await?,
+        sites: sites::list(&site.db().await?, site.config.site_code).await?,
     })
 }
 
@@ -31,7 +33,7 @@ pub(crate) async fn get_site(
         "" => own.clone(),
         code => code.to_ascii_uppercase(),
     };
-    let known = sites::list(&site.db().await?).await?;
+    let known = sites::list(&site.db().await?, site.config.site_code).await?;
     let unknown = || Error::not_found("UNKNOWN_SITE", format!("there is no site {code:?}"));
     let found = known
         .into_iter()
@@ -46,6 +48,42 @@ pub(crate) async fn get_site(
         site: Some(found),
         roles,
     })
+}
+
+/// The links to the neighbours, the parent first.
+pub(crate) async fn list_links(site: &Site) -> Result<pb::ListLinksResponse, Error> {
+    let mut shown = sites::links(&site.db().await?).await?;
+    let now = links::status(site);
+    for link in &mut shown {
+        let found = now
+            .iter()
+            .find(|it| it.peer.code.as_str() == link.peer_site_code);
+        if let Some(status) = found {
+            add(link, status);
+        }
+    }
+    Ok(pb::ListLinksResponse { links: shown })
+}
+
+/// Adds what the link's session knows.
+fn add(link: &mut pb::SiteLink, status: &links::LinkStatus) {
+    let health = match (&status.refusal, status.health) {
+        (Some(_), _) => LinkHealth::Refused,
+        (None, State::Healthy) => LinkHealth::Healthy,
+        (None, State::Degraded) => LinkHealth::Degraded,
+        (None, State::Failed) => LinkHealth::Failed,
+    };
+    link.health = health.into();
+    link.since = Some(convert::to_timestamp(status.since));
+    link.heard_at = status.heard_at.map(convert::to_timestamp).or(link.heard_at);
+    link.missed_cycles = status.missed;
+    if let Some(refusal) = &status.refusal {
+        link.refusal.clone_from(refusal);
+    }
+    if let Some(sending) = &mut link.sending {
+        sending.items_behind = status.items_behind;
+        sending.numbered_seq = sending.numbered_seq.max(status.sent_seq);
+    }
 }
 
 async fn roles(site: &Site) -> Vec<pb::SiteRole> {

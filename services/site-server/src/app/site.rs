@@ -77,6 +77,8 @@ pub(crate) struct Site {
     pub(crate) content_wanted: Arc<Notify>,
     /// Wakes the task that follows the catalog.
     pub(crate) catalog_wanted: Arc<Notify>,
+    /// Wakes the task that removes what sites left behind.
+    pub(crate) site_gone: Arc<Notify>,
 }
 
 impl Site {
@@ -137,6 +139,7 @@ impl Site {
             content_checks: Checks::every(config.content_check_interval),
             content_wanted: Arc::default(),
             catalog_wanted: Arc::default(),
+            site_gone: Arc::default(),
             distribution_points,
             software_update_point,
             ca,

@@ -5,6 +5,7 @@ pub(crate) mod client_page;
 pub(crate) mod deployment_states;
 pub(crate) mod facts;
 pub(crate) mod identity;
+pub(crate) mod invitation;
 pub(crate) mod link;
 pub(crate) mod names;
 pub(crate) mod pace;

@@ -4,6 +4,7 @@ use muster_runtime::Role;
 use muster_runtime::auth::{Caller, Table};
 
 const ADMINISTRATOR: &[Caller] = &[Caller::Role(Role::Administrator)];
+const CHILD_SITE: &[Caller] = &[Caller::Role(Role::ChildSite)];
 const MANAGEMENT_POINT: &[Caller] = &[Caller::Role(Role::ManagementPoint)];
 
 /// One row per method.
@@ -170,8 +171,19 @@ pub(crate) const TABLE: Table = &[
         "/muster.report.v1.ReportService/GetClientReport",
         ADMINISTRATOR,
     ),
+    // The token in it is the proof.
+    ("/muster.link.v1.JoinService/Join", &[Caller::Anyone]),
+    ("/muster.link.v1.JoinService/Leave", CHILD_SITE),
     ("/muster.site.v1.SiteService/ListSites", ADMINISTRATOR),
     ("/muster.site.v1.SiteService/GetSite", ADMINISTRATOR),
+    (
+        "/muster.site.v1.SiteService/CreateInvitation",
+        ADMINISTRATOR,
+    ),
+    ("/muster.site.v1.SiteService/JoinParent", ADMINISTRATOR),
+    ("/muster.site.v1.SiteService/LeaveParent", ADMINISTRATOR),
+    ("/muster.site.v1.SiteService/RemoveChild", ADMINISTRATOR),
+    ("/muster.site.v1.SiteService/ListLinks", ADMINISTRATOR),
     ("/muster.state.v1.BacklogService/GetBacklog", ADMINISTRATOR),
     (
         "/muster.state.v1.BacklogService/ListQuarantined",
@@ -205,6 +217,7 @@ mod tests {
             "muster.collection.v1.CollectionService",
             "muster.content.v1.PackageService",
             "muster.deployment.v1.DeploymentService",
+            "muster.link.v1.JoinService",
             "muster.report.v1.ReportService",
             "muster.site.v1.SiteService",
             "muster.state.v1.BacklogService",

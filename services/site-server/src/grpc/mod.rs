@@ -6,6 +6,7 @@ mod client_gateway_service;
 mod client_service;
 mod collection_service;
 mod deployment_service;
+mod join_service;
 mod package_service;
 mod report_service;
 mod site_service;
@@ -21,6 +22,7 @@ use muster_proto::client::client_service_server::ClientServiceServer;
 use muster_proto::collection::collection_service_server::CollectionServiceServer;
 use muster_proto::content::package_service_server::PackageServiceServer;
 use muster_proto::deployment::deployment_service_server::DeploymentServiceServer;
+use muster_proto::link::join_service_server::JoinServiceServer;
 use muster_proto::report::report_service_server::ReportServiceServer;
 use muster_proto::site::site_service_server::SiteServiceServer;
 use muster_proto::state::backlog_service_server::BacklogServiceServer;
@@ -42,6 +44,8 @@ pub(crate) async fn serve(
     };
     let site = || Arc::clone(site);
     Server::new(config, access::TABLE)
+        // For a site that joins: it has a token, and no certificate yet.
+        .allow_without_certificate()
         .descriptors(muster_proto::DESCRIPTORS)
         .add_service(ClientGatewayServiceServer::new(
             client_gateway_service::Door(site()),
@@ -62,6 +66,7 @@ pub(crate) async fn serve(
         )))
         .add_service(ReportServiceServer::new(report_service::Door(site())))
         .add_service(SiteServiceServer::new(site_service::Door(site())))
+        .add_service(JoinServiceServer::new(join_service::Door(site())))
         .add_service(BacklogServiceServer::new(backlog_service::Door(site())))
         .start()
         .await
@@ -69,7 +74,7 @@ pub(crate) async fn serve(
 
 /// The answer for a failed use case.
 fn status(error: Error) -> Status {
-    let exists = matches!(error, Error::Exists { .. });
+    let exists = matches!(error, Error::Exists { .. } | Error::SiteExists { .. });
     let status = muster_runtime::status::to_status(error);
     if exists {
         // The same reason and text under the code that gRPC has for it.

@@ -251,6 +251,20 @@ pub(crate) async fn raise_epoch(
     Ok(epoch)
 }
 
+/// Clients of sites that have left, `limit` at most.
+pub(crate) async fn of_gone_sites(
+    db: &impl GenericClient,
+    limit: i64,
+) -> Result<Vec<ClientId>, Error> {
+    const SQL: &str = "
+        SELECT client_id FROM clients
+        WHERE deleted_at IS NULL
+          AND owner_site_code IN (SELECT site_code FROM sites WHERE gone_at IS NOT NULL)
+        LIMIT $1";
+    let rows = query(db, SQL, &[&limit]).await?;
+    Ok(rows.iter().map(|row| ClientId(row.get(0))).collect())
+}
+
 /// Marks a client as deleted and removes what it said. The caller takes it out of the counters
 /// first, and removes what it said of deployments.
 pub(crate) async fn delete(db: &impl GenericClient, client_no: i32) -> Result<(), Error> {

@@ -19,7 +19,7 @@ pub(crate) async fn deny(
     const SQL: &str = "
         INSERT INTO denied_certificates (fingerprint, client_no, replaced, ends_at)
         SELECT decode(certificate_fingerprint, 'hex'), client_no, $2, certificate_ends_at
-        FROM clients WHERE client_no = $1 ON CONFLICT (fingerprint) DO NOTHING";
+        FROM clients WHERE client_no = $1 AND certificate_fingerprint IS NOT NULL ON CONFLICT (fingerprint) DO NOTHING";
     const ALL: &str = "UPDATE denied_certificates SET replaced = false WHERE client_no = $1";
     execute(db, SQL, &[&client_no, &replaced]).await?;
     if !replaced {

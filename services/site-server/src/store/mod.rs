@@ -15,6 +15,7 @@ pub(crate) mod error_reports;
 pub(crate) mod evaluation_reports;
 pub(crate) mod foreign_objects;
 pub(crate) mod identities;
+pub(crate) mod invitations;
 pub(crate) mod links;
 pub(crate) mod named;
 pub(crate) mod objects;

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::distribute_content::{self, Progress};
 use crate::app::{
-    Error, Site, backlog, follow_catalog, give_directions, keep_trend, sum_up_counters,
+    Error, Site, backlog, follow_catalog, give_directions, keep_trend, leave_site, links,
+    sum_up_counters,
 };
 
 /// How often it is looked what distribution points should have; a package or a new need wakes the
@@ -25,6 +26,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const BACKLOG: Duration = Duration::from_secs(5);
 /// How often it is looked what clients are to be told; a change that must not wait wakes the task.
 const DIRECTIONS: Duration = Duration::from_secs(2);
+/// How often neighbours are told how this site is.
+const SITE: Duration = Duration::from_secs(60);
+/// How often it is looked for what sites that left have left behind.
+const AWAY: Duration = Duration::from_secs(60);
 /// How often what batches moved is added to the counters.
 const COUNTERS: Duration = Duration::from_secs(5);
 
@@ -71,6 +76,16 @@ pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
             async move { keep_trend::keep_trend(&site, jiff::Timestamp::now()).await }
         },
     );
+    let it = Arc::clone(site);
+    tasks.every("refresh-site", SITE, None, move || {
+        let site = Arc::clone(&it);
+        async move { links::sites::refresh(&site).await }
+    });
+    let (it, nudge) = (Arc::clone(site), Arc::clone(&site.site_gone));
+    tasks.every("clear-away", AWAY, Some(nudge), move || {
+        let site = Arc::clone(&it);
+        async move { leave_site::clear_away(&site).await }
+    });
     let it = Arc::clone(site);
     tasks.every("watch-backlog", BACKLOG, None, move || {
         let site = Arc::clone(&it);

@@ -10,6 +10,7 @@ mod deployment_states;
 mod deployments;
 mod directions;
 mod identities;
+mod joining;
 mod links;
 mod metrics;
 mod packages;

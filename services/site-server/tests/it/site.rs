@@ -110,6 +110,7 @@ impl Ground {
             trend: TrendConfig::default(),
             links: LinksConfig {
                 cycle: Duration::from_millis(500),
+                ..LinksConfig::default()
             },
         };
         Self {

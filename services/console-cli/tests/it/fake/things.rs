@@ -3,6 +3,7 @@
 use muster_proto::catalog::{get_update_request::Key, update_service_server::UpdateService, *};
 use muster_proto::client::{client_service_server::ClientService, *};
 use muster_proto::collection::{collection_service_server::CollectionService, *};
+use muster_proto::link::LinkHealth;
 use muster_proto::site::{site_service_server::SiteService, *};
 use tonic::{Request, Response, Status};
 
@@ -16,8 +17,25 @@ fn site() -> Site {
         name: "Head office".to_owned(),
         created_at: ago(7_200),
         clients: 202,
+        own_clients: 2,
+        own: true,
+        parent_site_code: "CEN".to_owned(),
         updates: 28_934,
         catalog_generation: 7,
+        version: "0.0.0".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn other(code: &str, name: &str, parent: &str) -> Site {
+    Site {
+        site_code: code.to_owned(),
+        name: name.to_owned(),
+        parent_site_code: parent.to_owned(),
+        created_at: ago(7_200),
+        status_at: ago(60),
+        clients: 100,
+        own_clients: 50,
         version: "0.0.0".to_owned(),
         ..Default::default()
     }
@@ -27,7 +45,90 @@ fn site() -> Site {
 impl SiteService for Fake {
     async fn list_sites(&self, _: Request<ListSitesRequest>) -> Answer<ListSitesResponse> {
         Ok(Response::new(ListSitesResponse {
-            sites: vec![site()],
+            sites: vec![
+                site(),
+                other("CEN", "Central", ""),
+                other("S11", "Branch", "P01"),
+                other("T01", "Shop", "S11"),
+                other("S12", "Factory", "P01"),
+            ],
+        }))
+    }
+
+    async fn create_invitation(
+        &self,
+        request: Request<CreateInvitationRequest>,
+    ) -> Answer<CreateInvitationResponse> {
+        self.ask(request.get_ref());
+        Ok(Response::new(CreateInvitationResponse {
+            token: "muster-join-AUNFTg".to_owned(),
+            expires_at: fixed(1_900_000_000),
+        }))
+    }
+
+    async fn join_parent(&self, request: Request<JoinParentRequest>) -> Answer<JoinParentResponse> {
+        self.ask(request.get_ref());
+        Ok(Response::new(JoinParentResponse {
+            parent: Some(other("CEN", "Central", "")),
+        }))
+    }
+
+    async fn leave_parent(
+        &self,
+        request: Request<LeaveParentRequest>,
+    ) -> Answer<LeaveParentResponse> {
+        self.ask(request.get_ref());
+        Ok(Response::new(LeaveParentResponse {}))
+    }
+
+    async fn remove_child(
+        &self,
+        request: Request<RemoveChildRequest>,
+    ) -> Answer<RemoveChildResponse> {
+        self.ask(request.get_ref());
+        check("site", &request.into_inner().site_code).await?;
+        Ok(Response::new(RemoveChildResponse {}))
+    }
+
+    async fn list_links(&self, _: Request<ListLinksRequest>) -> Answer<ListLinksResponse> {
+        let direction = |items_behind, rate, left: Option<i64>| {
+            let seconds = |seconds| prost_types::Duration { seconds, nanos: 0 };
+            Some(LinkDirection {
+                epoch: 1,
+                applied_seq: 40,
+                numbered_seq: 42,
+                items_behind,
+                lag: Some(seconds(i64::from(items_behind > 0) * 75)),
+                rate,
+                time_left: left.map(seconds),
+            })
+        };
+        let parent = SiteLink {
+            peer_site_code: "CEN".to_owned(),
+            peer_name: "Central".to_owned(),
+            parent: true,
+            health: LinkHealth::Degraded.into(),
+            since: ago(600),
+            heard_at: ago(130),
+            missed_cycles: 2,
+            sending: direction(12_000, 400.0, Some(30)),
+            receiving: direction(0, 0.0, None),
+            peer_protocol: 1,
+            peer_version: "0.0.0".to_owned(),
+            ..Default::default()
+        };
+        let child = SiteLink {
+            peer_site_code: "S11".to_owned(),
+            peer_name: "Branch".to_owned(),
+            health: LinkHealth::Refused.into(),
+            since: ago(60),
+            sending: direction(3, 0.0, None),
+            receiving: direction(0, 0.0, None),
+            refusal: "DUPLICATE_SITE_CODE: T01 is known in another way".to_owned(),
+            ..Default::default()
+        };
+        Ok(Response::new(ListLinksResponse {
+            links: vec![parent, child],
         }))
     }
 

@@ -29,7 +29,6 @@ use crate::domain::changed::Changes;
 pub(crate) use crate::domain::link::Neighbour;
 use crate::store;
 
-#[allow(unused_imports, reason = "for the services that show it")]
 pub(crate) use status::{LinkStatus, status};
 
 /// What the process knows of its links.
@@ -70,7 +69,6 @@ pub(crate) fn wake(site: &Site) {
     site.links.woken.send_replace(());
 }
 
-#[allow(dead_code, reason = "for who joins sites")]
 /// The neighbours are others than before, and the transaction that says so has committed.
 pub(crate) fn changed(site: &Site) {
     site.links.changed.notify_one();
