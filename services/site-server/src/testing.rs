@@ -61,7 +61,7 @@ pub(crate) async fn site(code: &str) -> TestSite {
             key: file("ca/ca.key"),
         },
         postgres,
-        rabbitmq: muster_rabbitmq::Config::new("amqp://127.0.0.1:1/none", "nobody", &file("none")),
+        rabbitmq: muster_rabbitmq::Config::new("amqp://127.0.0.1:1/none", "nobody", file("none")),
         roles: Roles {
             software_update_point: "https://127.0.0.1:1".into(),
             distribution_points: vec![],

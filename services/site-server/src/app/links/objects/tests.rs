@@ -688,21 +688,25 @@ async fn a_change_that_commits_while_a_batch_is_put_together_is_not_lost() {
         .await
         .unwrap();
     let site = std::sync::Arc::clone(&cen.site);
-    let mut batch = tokio::spawn(async move {
+    let mut batch = tokio::task::JoinSet::new();
+    batch.spawn(async move {
         let mut db = site.db().await.unwrap();
         let tx = db.transaction().await.unwrap();
         let taken = take(&site, &tx, down, MANY).await.unwrap();
         tx.commit().await.unwrap();
         taken
     });
-    let early = tokio::time::timeout(Duration::from_millis(300), &mut batch).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), batch.join_next()).await;
     assert!(early.is_err(), "the batch did not wait");
     change.commit().await.unwrap();
     let described = |taken: &[pb::Object]| {
         let definition = pb::CollectionDefinition::decode(taken[0].definition.clone()).unwrap();
         definition.description
     };
-    assert_eq!(described(&batch.await.unwrap()), "first");
+    assert_eq!(
+        described(&batch.join_next().await.unwrap().unwrap()),
+        "first"
+    );
 
     // The batch first: the change is marked anew.
     changed(&other, ObjectKind::Collection, &[id])
