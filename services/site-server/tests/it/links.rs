@@ -129,12 +129,26 @@ fn key(site: &Site) -> Ed25519KeyPair {
     Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap()
 }
 
-async fn deployment(site: &Site, id: Uuid) {
+/// A deployment of the parent, as it arrives at the child.
+async fn deployment(pair: &Pair, id: Uuid) {
     const SQL: &str = "
-        INSERT INTO deployments (deployment_id, name, collection_no, available_at, suppress_restart)
-        VALUES ($1, $2, 1, now(), false)";
-    let db = site.pool.get().await.unwrap();
+        WITH made AS (
+            INSERT INTO deployments
+                (deployment_id, name, collection_no, available_at, suppress_restart)
+            VALUES ($1, $2, 1, now(), false) RETURNING deployment_id)
+        INSERT INTO dirty_objects (peer_site_code, kind, object_id)
+        SELECT 'P01', 4, deployment_id FROM made
+        ON CONFLICT DO NOTHING";
+    const ARRIVED: &str = "SELECT count(*) FROM deployments WHERE owner_site_code = 'CEN'";
+    let before = pair.child.count(ARRIVED).await;
+    let db = pair.parent.pool.get().await.unwrap();
     db.execute(SQL, &[&id, &id.to_string()]).await.unwrap();
+    drop(db);
+    let started = std::time::Instant::now();
+    while pair.child.count(ARRIVED).await == before {
+        assert!(started.elapsed() < Duration::from_secs(60), "no deployment");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn enforcement(id: Uuid, update_no: u32, state: i32, serial: u64) -> pb::UpdateEnforcementState {
@@ -156,8 +170,7 @@ async fn what_clients_say_at_the_child_is_so_at_the_parent() {
     let pair = Pair::start().await;
     let (child, parent) = (&pair.child, &pair.parent);
     let id = Uuid::from_u128(1);
-    deployment(child, id).await;
-    deployment(parent, id).await;
+    deployment(&pair, id).await;
     let clients = [child.enrol("host-1").await, child.enrol("host-2").await];
     pair.settled("enrolled").await;
     for client in &clients {
@@ -262,8 +275,7 @@ async fn random_histories_with_restarts_and_lost_connections_end_alike() {
     let mut pair = Pair::start().await;
     let deployments = [Uuid::from_u128(1), Uuid::from_u128(2)];
     for id in deployments {
-        deployment(&pair.child, id).await;
-        deployment(&pair.parent, id).await;
+        deployment(&pair, id).await;
     }
     let mut clients: Vec<(Client, u64)> = Vec::new();
     for n in 0..5 {
