@@ -412,11 +412,15 @@ async fn what_is_not_signed_by_the_child_or_not_of_its_clients_is_kept_aside() {
             message: message.into(),
             signature: Bytes::copy_from_slice(key.sign(&content).as_ref()),
         };
-        let body = signed.encode_to_vec().into();
-        publisher
-            .publish_to("link.CEN.P01.up", "", body, Headers::current(1))
-            .await
-            .unwrap();
+        let body: Bytes = signed.encode_to_vec().into();
+        // The parent makes its exchange when it notices the link.
+        let started = std::time::Instant::now();
+        let publish =
+            || publisher.publish_to("link.CEN.P01.up", "", body.clone(), Headers::current(1));
+        while let Err(error) = publish().await {
+            assert!(started.elapsed() < Duration::from_secs(60), "{error}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     };
     let row = pair.parent.pool.get().await.unwrap();
     let row = row
