@@ -135,7 +135,7 @@ impl Ground {
     /// # Errors
     /// When it cannot be started.
     pub fn load(&mut self, kind: &str, name: &str, manner: &[&str]) -> Result<Load> {
-        deployments(self.site())?;
+        deployments(self.site(), None)?;
         let (folder, capture) = (self.folder.clone(), self.capture(name));
         Load::start(self.site(), &folder, kind, name, manner, &capture)
     }
@@ -483,16 +483,17 @@ impl Drop for Ground {
     }
 }
 
-/// Makes the deployments that clients speak of. What they deploy is of no interest: what clients
-/// say of them is.
-pub(super) fn deployments(site: &Site) -> Result<()> {
+/// Makes the deployments that clients speak of, as ours or as another site's. What they deploy is
+/// of no interest: what clients say of them is.
+pub(super) fn deployments(site: &Site, owner: Option<&str>) -> Result<()> {
+    let owner = owner.map_or("NULL".to_owned(), |code| format!("'{code}'"));
     let mut script = "SET search_path = site;\n".to_owned();
     for number in 1..=load::DEPLOYMENTS {
         let id = journal::deployment_id(number);
         script.push_str(&format!(
-            "INSERT INTO deployments (deployment_id, name, collection_no, available_at,
-                                      suppress_restart)
-             VALUES ('{id}', 'load {number}', 1, now(), true) ON CONFLICT DO NOTHING;\n"
+            "INSERT INTO deployments (deployment_id, owner_site_code, name, collection_no,
+                                      available_at, suppress_restart)
+             VALUES ('{id}', {owner}, 'load {number}', 1, now(), true) ON CONFLICT DO NOTHING;\n"
         ));
     }
     let database = format!("muster_{}", site.code().to_ascii_lowercase());

@@ -95,11 +95,15 @@ impl Forest {
             }
         };
         let interrupt = Interrupt::default();
+        let central = tree.sites.iter().find(|it| it.parent.is_none());
+        let central = central.context("no central site")?.code.clone();
         let sites = Hierarchy::start(&folder, &interrupt, &servers, tree, &SERVERS, &plan, &say)?;
         let runtime = Runtime::new()?;
         let mut catalogs = Vec::new();
         for (member, site) in &sites.sites {
-            deployments(site)?;
+            // They belong to the central site, or each would claim the ids of the others.
+            let owner = member.parent.is_some().then_some(central.as_str());
+            deployments(site, owner)?;
             let tls = way(site).tls("software-update-point");
             let served = catalog::serve(ports[&member.code], tls, UPDATES);
             catalogs.push(runtime.block_on(served)?);

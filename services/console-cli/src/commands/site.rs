@@ -53,7 +53,7 @@ pub(crate) enum SiteCommand {
         #[arg(short, long)]
         yes: bool,
     },
-    /// End the link to a child that cannot leave by itself; what it reported goes, after a question
+    /// End the link to a child that cannot leave by itself; its clients go, after a question
     #[command(after_help = "Example:\n  muster site remove P01")]
     Remove {
         /// The code of the child
@@ -142,9 +142,7 @@ async fn leave(force: bool, yes: bool, site: &Site, printer: &Printer) -> Result
     let own = site.sites().get_site(request).await?.into_inner();
     let parent = own.site.unwrap_or_default().parent_site_code;
     if !yes {
-        confirm(&format!(
-            "leave {parent}, and forget what the sites above own?"
-        ))?;
+        confirm(&format!("leave {parent}, and forget the sites above?"))?;
     }
     let request = LeaveParentRequest {
         without_parent: force,

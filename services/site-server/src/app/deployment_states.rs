@@ -99,7 +99,6 @@ pub(crate) fn remove_client(site: &Site, client_no: i32) {
 /// A deployment was deleted, with the shards of all clients held.
 pub(crate) fn remove_deployment(site: &Site, deployment_no: i32) {
     write(site).remove_deployment(deployment_no);
-    drop(site.known_deployments.forget_at_end());
 }
 
 /// The clients that a deployment is for. The caller has no database connection in hand.

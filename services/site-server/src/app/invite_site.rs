@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, Site};
 use crate::domain::invitation::{self, Invitation};
-use crate::store::{invitations, sites};
+use crate::store::{invitations, links, sites};
 
 /// How long a token is good when nobody says, in seconds.
 const VALID_FOR: i64 = 3600;
@@ -46,7 +46,7 @@ pub(crate) async fn create_invitation(
     let tx = db.transaction().await?;
     let known = sites::known(&tx).await?;
     // Those above us may not have told us of themselves yet.
-    let above = invitations::lineage(&tx, site.config.site_code).await?;
+    let above = links::lineage(&tx, site.config.site_code).await?;
     if known.iter().any(|it| it.code == code.as_str() && !it.gone)
         || above.iter().any(|it| it == code.as_str())
     {

@@ -43,7 +43,7 @@ pub(crate) async fn join_site(
     }
     site.still_active(&tx).await?;
     let known = sites::known(&tx).await?;
-    let above = invitations::lineage(&tx, own).await?;
+    let above = crate::store::links::lineage(&tx, own).await?;
     match &given.used_key {
         Some(key) => {
             // The same site again, unless it was removed meanwhile.

@@ -1,8 +1,6 @@
 //! What is ours among collections, update lists, packages and deployments, as it travels to other
 //! sites: encoded from the rows each time, so that nobody has to keep two truths.
 
-#![allow(dead_code)] // the links that call most of this are being built
-
 use std::collections::HashMap;
 
 use bytes::Bytes;

@@ -1,8 +1,6 @@
 //! Collections, update lists, packages and deployments of other sites in the tables of their kind.
 //! What a definition names and this site does not know (clients, updates) waits for it here.
 
-#![allow(dead_code)] // the links that call most of this are being built
-
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_proto::link::ObjectKind;
@@ -49,17 +47,6 @@ pub(crate) enum OfKind {
         suppress_restart: bool,
         verbosity: i16,
     },
-}
-
-impl OfKind {
-    pub(crate) const fn kind(&self) -> ObjectKind {
-        match self {
-            Self::Collection { .. } => ObjectKind::Collection,
-            Self::UpdateList { .. } => ObjectKind::UpdateList,
-            Self::Package { .. } => ObjectKind::Package,
-            Self::Deployment { .. } => ObjectKind::Deployment,
-        }
-    }
 }
 
 /// What a row of one of the kinds is called here.

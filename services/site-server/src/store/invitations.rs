@@ -129,21 +129,6 @@ pub(crate) async fn child(
     Ok(row.as_ref().map(neighbour))
 }
 
-/// Codes of this site and of those above it, nearest first.
-pub(crate) async fn lineage(db: &impl GenericClient, own: SiteCode) -> Result<Vec<String>, Error> {
-    const SQL: &str = "SELECT peer_site_code, lineage FROM links WHERE is_parent";
-    let mut codes = vec![own.to_string()];
-    if let Some(row) = query_opt(db, SQL, &[]).await? {
-        let above: Vec<String> = row.get("lineage");
-        let parent: String = row.get("peer_site_code");
-        if above.first() != Some(&parent) {
-            codes.push(parent);
-        }
-        codes.extend(above);
-    }
-    Ok(codes)
-}
-
 /// How the parent is reached, with secrets.
 #[derive(Default)]
 pub(crate) struct Access {

@@ -2,8 +2,6 @@
 //! hear of it. The tables of each kind are in `definitions.rs` (ours, on their way out) and
 //! `foreign_objects.rs` (those of others).
 
-#![allow(dead_code)] // the links that call most of this are being built
-
 use bytes::Bytes;
 use deadpool_postgres::GenericClient;
 use muster_domain::SiteCode;

@@ -82,6 +82,8 @@ async fn apply_opened(
     } else {
         None
     };
+    // Whatever becomes of the commit: a name may mean another deployment from then on.
+    let _names = (!body.objects.is_empty()).then(|| site.known_deployments.forget_at_end());
     crate::app::record_states::prepare(site, &mut known, &ids).await?;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
