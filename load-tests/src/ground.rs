@@ -50,7 +50,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn programs(&self) -> Result<PathBuf> {
+    pub(crate) fn programs(&self) -> Result<PathBuf> {
         if let Some(programs) = &self.programs {
             return Ok(programs.clone());
         }
@@ -59,13 +59,13 @@ impl Place {
         Ok(folder.to_path_buf())
     }
 
-    fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         let own = || workspace().join(format!(".muster/load-{}", std::process::id()));
         self.state.clone().unwrap_or_else(own)
     }
 }
 
-fn workspace() -> &'static Path {
+pub(crate) fn workspace() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own)
 }
@@ -106,21 +106,7 @@ impl Ground {
             Site::start_some(&state, &servers, plan, &services, &|_| {})
         };
         let site = tokio::task::spawn_blocking(start).await??;
-        // Asked for again, it only says where the database is.
-        let database = site
-            .postgres
-            .create_schema("muster_p01", "site", "site_server")?;
-        let config = muster_postgres::Config {
-            schema: "site".to_owned(),
-            password_file: Some(database.password_file),
-            ..muster_postgres::Config::new(
-                &database.socket_dir,
-                database.port,
-                &database.name,
-                &database.user,
-            )
-        };
-        let pool = muster_postgres::connect(&config).await?;
+        let pool = database(&site).await?;
         let tasks = Tasks::new();
         let broker = broker(&site, Service::ManagementPoint.name(), SITE);
         let publisher = Publisher::start(&broker, &tasks).await?;
@@ -228,33 +214,9 @@ impl Ground {
     /// # Errors
     /// When the database refuses, or the site server does not come back.
     pub async fn enrol(&mut self, fleet: &[Member]) -> Result<()> {
-        const CLIENTS: &str = "
-            INSERT INTO clients (client_id, host_name, os_id, os_version_id, architecture,
-                                 agent_version, machine_id_hash, certificate_fingerprint,
-                                 certificate_ends_at, epoch)
-            SELECT id, 'host-' || n, 'debian', '12', 'amd64', '1', '', '', now(), 1
-            FROM unnest($1::uuid[]) WITH ORDINALITY AS c (id, n) ORDER BY n";
-        const STREAMS: &str = "
-            INSERT INTO report_stream_rows (client_no, epoch)
-            SELECT client_no, 1 FROM clients ORDER BY client_no";
-        const UPDATES_SQL: &str = "
-            INSERT INTO updates (update_no, update_id, revision, generation, first_generation, title,
-                                 description, classification, severity, product, suite,
-                                 source_package, source_version, cve_ids, supersedes, superseded_by,
-                                 expired, max_run_time_minutes, needs_exclusive_handling)
-            SELECT n, 'update-' || n, 1, 1, 1, 'Update ' || n, '', 1, 0, 'Debian 12', 'bookworm',
-                   'package-' || n, '1', '{}', '{}', '{}', false, 10, false
-            FROM generate_series(1, $1::int4) AS n";
         self.site().terminate(Service::SiteServer)?;
-        let db = self.pool.get().await?;
-        let ids: Vec<Uuid> = fleet.iter().map(|member| member.id).collect();
-        let updates = i32::try_from(UPDATES + NEW_UPDATES)?;
-        db.execute(UPDATES_SQL, &[&updates]).await?;
-        db.execute(CLIENTS, &[&ids]).await?;
-        db.execute(STREAMS, &[]).await?;
-        db.batch_execute("ANALYZE updates; ANALYZE clients; ANALYZE report_stream_rows")
-            .await?;
-        drop(db);
+        fill_catalog(&self.pool).await?;
+        enrol(&self.pool, fleet).await?;
         tokio::task::block_in_place(|| self.site().restart(Service::SiteServer))
     }
 
@@ -288,12 +250,7 @@ impl Ground {
     /// # Errors
     /// When the database does not answer.
     pub async fn recorded(&self) -> Result<u64> {
-        let db = self.pool.get().await?;
-        let sql = db
-            .prepare_cached("SELECT reports FROM recorded_totals")
-            .await?;
-        let row = db.query_one(&sql, &[]).await?;
-        Ok(row.get::<_, i64>(0).unsigned_abs())
+        recorded(&self.pool).await
     }
 
     /// Waits until so many reports are recorded in all.
@@ -366,23 +323,15 @@ impl Ground {
     /// # Errors
     /// When it does not answer.
     pub fn metrics(&self, service: Service) -> Result<Metrics> {
-        let url = format!("{}/metrics", self.site_ref().admin(service));
-        let ask = || http::get(&url, Duration::from_secs(5));
-        let (status, text) = tokio::task::block_in_place(ask)?;
-        ensure!(status == 200, "{url} answered {status}");
-        Ok(Metrics::parse(&text))
+        metrics(self.site_ref(), service)
     }
 
     /// What each part has used of the processors so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let site = self.site_ref();
         Usage {
-            site_server: site.pid(Service::SiteServer).map_or(0.0, usage::of),
-            management_point: site.pid(Service::ManagementPoint).map_or(0.0, usage::of),
-            broker: site.rabbit.pid().map_or(0.0, usage::of),
-            postgres: site.postgres.pid().map_or(0.0, usage::of_family),
             generator: usage::of(std::process::id()),
+            ..of_site(self.site_ref())
         }
     }
 
@@ -431,4 +380,89 @@ fn broker(site: &Site, user: &str, vhost: &str) -> muster_rabbitmq::Config {
         tls: Some(TlsConfig { ca, cert, key }),
         ..muster_rabbitmq::Config::new(uri, user, site.rabbit.password_file(user))
     }
+}
+
+/// The database of a site's server, as its own user.
+pub(crate) async fn database(site: &Site) -> Result<Pool> {
+    let name = format!("muster_{}", site.code().to_ascii_lowercase());
+    // Asked for again, it only says where the database is.
+    let database = site.postgres.create_schema(&name, "site", "site_server")?;
+    let config = muster_postgres::Config {
+        schema: "site".to_owned(),
+        password_file: Some(database.password_file),
+        ..muster_postgres::Config::new(
+            &database.socket_dir,
+            database.port,
+            &database.name,
+            &database.user,
+        )
+    };
+    Ok(muster_postgres::connect(&config).await?)
+}
+
+/// The updates that a software update point would have brought.
+pub(crate) async fn fill_catalog(pool: &Pool) -> Result<()> {
+    const SQL: &str = "
+        INSERT INTO updates (update_no, update_id, revision, generation, first_generation, title,
+                             description, classification, severity, product, suite,
+                             source_package, source_version, cve_ids, supersedes, superseded_by,
+                             expired, max_run_time_minutes, needs_exclusive_handling)
+        SELECT n, 'update-' || n, 1, 1, 1, 'Update ' || n, '', 1, 0, 'Debian 12', 'bookworm',
+               'package-' || n, '1', '{}', '{}', '{}', false, 10, false
+        FROM generate_series(1, $1::int4) AS n";
+    let updates = i32::try_from(UPDATES + NEW_UPDATES)?;
+    let db = pool.get().await?;
+    db.execute(SQL, &[&updates]).await?;
+    db.batch_execute("ANALYZE updates").await?;
+    Ok(())
+}
+
+/// All clients, without their certificates: `client_no` is the place in the fleet + 1.
+pub(crate) async fn enrol(pool: &Pool, fleet: &[Member]) -> Result<()> {
+    const CLIENTS: &str = "
+        INSERT INTO clients (client_id, host_name, os_id, os_version_id, architecture,
+                             agent_version, machine_id_hash, certificate_fingerprint,
+                             certificate_ends_at, epoch)
+        SELECT id, 'host-' || n, 'debian', '12', 'amd64', '1', '', '', now(), 1
+        FROM unnest($1::uuid[]) WITH ORDINALITY AS c (id, n) ORDER BY n";
+    const STREAMS: &str = "
+        INSERT INTO report_stream_rows (client_no, epoch)
+        SELECT client_no, 1 FROM clients ORDER BY client_no";
+    let ids: Vec<Uuid> = fleet.iter().map(|member| member.id).collect();
+    let db = pool.get().await?;
+    db.execute(CLIENTS, &[&ids]).await?;
+    db.execute(STREAMS, &[]).await?;
+    db.batch_execute("ANALYZE clients; ANALYZE report_stream_rows")
+        .await?;
+    Ok(())
+}
+
+/// Reports that a site has recorded so far.
+pub(crate) async fn recorded(pool: &Pool) -> Result<u64> {
+    let db = pool.get().await?;
+    let sql = db
+        .prepare_cached("SELECT reports FROM recorded_totals")
+        .await?;
+    let row = db.query_one(&sql, &[]).await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
+/// What the processes of a site have used so far.
+pub(crate) fn of_site(site: &Site) -> Usage {
+    Usage {
+        site_server: site.pid(Service::SiteServer).map_or(0.0, usage::of),
+        management_point: site.pid(Service::ManagementPoint).map_or(0.0, usage::of),
+        broker: site.rabbit.pid().map_or(0.0, usage::of),
+        postgres: site.postgres.pid().map_or(0.0, usage::of_family),
+        generator: 0.0,
+    }
+}
+
+/// What a service says of itself.
+pub(crate) fn metrics(site: &Site, service: Service) -> Result<Metrics> {
+    let url = format!("{}/metrics", site.admin(service));
+    let ask = || http::get(&url, Duration::from_secs(5));
+    let (status, text) = tokio::task::block_in_place(ask)?;
+    ensure!(status == 200, "{url} answered {status}");
+    Ok(Metrics::parse(&text))
 }

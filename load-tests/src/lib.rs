@@ -5,7 +5,7 @@
 //! benchmarks and scenarios). The second kind: [`ground`] is a site of real processes, [`relay`]
 //! the way to it, [`model`] compares what it holds with what was said, [`usage`] says what it took,
 //! [`scrape`] what its services say of themselves, [`wave`] is a deployment as its clients go
-//! through it.
+//! through it. [`tree`] is several such sites, one below the other.
 
 pub mod figures;
 pub mod fleet;
@@ -14,5 +14,6 @@ pub mod machines;
 pub mod model;
 pub mod relay;
 pub mod scrape;
+pub mod tree;
 pub mod usage;
 pub mod wave;

@@ -1,12 +1,15 @@
 //! Whether a site holds what its clients said: its rows, its counters and its reports beside brute
 //! force over the fleet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Result;
 use muster_domain::states::Detection;
+use muster_postgres::Pool;
 use muster_proto::report::GetComplianceRequest;
 use muster_proto::report::report_service_client::ReportServiceClient;
+use muster_runtime::grpc::Channel;
+use uuid::Uuid;
 
 use crate::figures::Figures;
 use crate::fleet::{Member, uncell};
@@ -41,52 +44,72 @@ impl Wrong {
     }
 }
 
-/// Compares everything. All clients of the site are in `fleet`, in the order of their numbers.
+/// Compares everything. All clients of the site are in `fleet`.
 ///
 /// # Errors
 /// When the site does not answer.
 pub async fn compare(ground: &Ground, fleet: &[Member]) -> Result<Wrong> {
-    let db = ground.pool.get().await?;
+    compare_site(&ground.pool, ground.administrator()?, fleet).await
+}
+
+/// As [`compare`], of any site: its database, and the way to its console's services. Numbers of
+/// clients are its own.
+///
+/// # Errors
+/// When the site does not answer.
+pub async fn compare_site(pool: &Pool, console: Channel, fleet: &[Member]) -> Result<Wrong> {
+    let db = pool.get().await?;
     let quarantined = db
         .query_one("SELECT count(*) FROM quarantine", &[])
         .await?
         .get::<_, i64>(0);
     Ok(Wrong {
-        clients: rows(ground, fleet).await?,
-        counters: counters(ground, fleet).await?,
-        reported: report(ground, fleet).await?,
+        clients: rows(pool, fleet).await?,
+        counters: counters(pool, fleet).await?,
+        reported: report(console, fleet).await?,
         quarantined: quarantined.unsigned_abs(),
     })
 }
 
-async fn rows(ground: &Ground, fleet: &[Member]) -> Result<u64> {
+async fn rows(pool: &Pool, fleet: &[Member]) -> Result<u64> {
+    const NUMBERS: &str = "
+        SELECT client_no, client_id FROM clients WHERE deleted_at IS NULL ORDER BY client_no";
     const ROWS: &str = "
         SELECT client_no, installed, required, unknown FROM client_compliance
-        WHERE client_no > $1 AND client_no <= $1 + 2000 ORDER BY client_no";
-    let db = ground.pool.get().await?;
-    let mut wrong = 0;
-    for (at, page) in fleet.chunks(2_000).enumerate() {
-        let first = i32::try_from(at * 2_000)?;
-        let rows = db.query(ROWS, &[&first]).await?;
+        WHERE client_no >= $1 AND client_no <= $2 ORDER BY client_no";
+    let db = pool.get().await?;
+    let members: HashMap<Uuid, &Member> = fleet.iter().map(|it| (it.id, it)).collect();
+    let numbers: Vec<(i32, Uuid)> = db
+        .query(NUMBERS, &[])
+        .await?
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    let there = numbers.iter().filter(|(_, id)| members.contains_key(id));
+    let mut wrong = u64::try_from(fleet.len() - there.count())?;
+    for page in numbers.chunks(2_000) {
+        let (first, last) = (page[0].0, page[page.len() - 1].0);
+        let rows = db.query(ROWS, &[&first, &last]).await?;
         let mut rows = rows.iter().peekable();
-        for (member, number) in page.iter().zip(first + 1..) {
-            let row = rows.next_if(|row| row.get::<_, i32>(0) == number);
+        for (number, id) in page {
+            let row = rows.next_if(|row| row.get::<_, i32>(0) == *number);
             let held: [Vec<i32>; 3] = match row {
                 Some(row) => [row.get(1), row.get(2), row.get(3)],
                 None => Default::default(),
             };
-            wrong += u64::from(held != columns(member));
+            let says = members.get(id).map(|member| columns(member));
+            wrong += u64::from(says != Some(held));
         }
         wrong += u64::try_from(rows.count())?;
     }
     Ok(wrong)
 }
 
-async fn counters(ground: &Ground, fleet: &[Member]) -> Result<u64> {
+async fn counters(pool: &Pool, fleet: &[Member]) -> Result<u64> {
     const COUNTERS: &str = "
         SELECT update_no, installed, required, unknown FROM update_counters
         WHERE (installed, required, unknown) <> (0, 0, 0)";
-    let db = ground.pool.get().await?;
+    let db = pool.get().await?;
     let model = counts(fleet);
     let rows = db.query(COUNTERS, &[]).await?;
     let held: BTreeMap<i32, [i32; 3]> = rows
@@ -99,8 +122,8 @@ async fn counters(ground: &Ground, fleet: &[Member]) -> Result<u64> {
 }
 
 /// The overall report: the updates that are required most, and how many clients comply with them.
-async fn report(ground: &Ground, fleet: &[Member]) -> Result<u64> {
-    let mut reports = ReportServiceClient::new(ground.administrator()?)
+async fn report(console: Channel, fleet: &[Member]) -> Result<u64> {
+    let mut reports = ReportServiceClient::new(console)
         .max_decoding_message_size(muster_runtime::grpc::MAX_MESSAGE);
     let answer = reports.get_compliance(GetComplianceRequest::default());
     let answer = answer.await?.into_inner();

@@ -30,6 +30,8 @@ enum Name {
     PatchTuesdayDelta,
     /// B3: a deployment goes over the fleet, beside one hop through the broker and one commit
     EnforcementWave,
+    /// B4: what clients say climbs two and three levels, beside the same states as rows
+    HierarchyFanIn,
     /// B5: what people ask while reports come in, beside the best SQL over one row per state
     ReportQueries,
 }
@@ -63,6 +65,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         | Name::RolloutStorm
         | Name::PatchTuesdayDelta
         | Name::EnforcementWave
+        | Name::HierarchyFanIn
         | Name::ReportQueries => states(workspace, args),
     }
 }
@@ -93,7 +96,8 @@ pub(crate) fn build_load(
     let mut build = workspace.cargo();
     build.args(["build", "--quiet", "--locked", "--package", "load-tests"]);
     build.args(["--package", "site-server", "--package", "management-point"]);
-    build.arg("--bins");
+    // Sites are joined through the console.
+    build.args(["--package", "console-cli", "--bins"]);
     if profile == Profile::Release {
         build.arg("--release");
     }

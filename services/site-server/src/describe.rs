@@ -94,6 +94,10 @@ pub(crate) fn describe() {
         "Keys in the batches of a link, by neighbour and direction."
     );
     describe_counter!(
+        "muster_link_bytes_total",
+        "Bytes of the messages of a link, by neighbour and direction."
+    );
+    describe_counter!(
         "muster_link_refused_total",
         "Messages of links that were kept aside instead of being applied, by reason."
     );

@@ -7,6 +7,7 @@
 //! they stand on is the library.
 
 mod calibrate;
+mod fan_in;
 mod grpc;
 mod limits;
 mod patch_tuesday;
@@ -21,13 +22,13 @@ use load_tests::ground::Place;
 #[derive(Parser)]
 #[command(about = "Benchmarks of the state system")]
 struct Args {
-    /// calibrate (B0), rollout_storm (B1), patch_tuesday_delta (B2), enforcement_wave (B3) or
-    /// report_queries (B5)
+    /// calibrate (B0), rollout_storm (B1), patch_tuesday_delta (B2), enforcement_wave (B3),
+    /// hierarchy_fan_in (B4) or report_queries (B5)
     name: String,
     /// Small enough for every change
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// 100,000 clients; 25,000 in enforcement_wave
+    /// 100,000 clients; 25,000 in enforcement_wave, 20,000 in hierarchy_fan_in
     #[arg(long)]
     full: bool,
     /// Accepted for scripts: the figures always are lines of JSON
@@ -70,6 +71,8 @@ fn main() -> Result<()> {
     let (case, clients) = match (args.name.as_str(), args.full) {
         ("enforcement_wave", true) => ("full", 25_000),
         ("enforcement_wave", false) => ("quick", 3_000),
+        ("hierarchy_fan_in", true) => ("full", 20_000),
+        ("hierarchy_fan_in", false) => ("quick", 2_000),
         ("report_queries", false) => ("quick", 10_000),
         (_, true) => ("full", 100_000),
         (_, false) => ("quick", 12_000),
@@ -89,10 +92,11 @@ fn main() -> Result<()> {
         "rollout_storm" => runtime.block_on(rollout::run(size, place)),
         "patch_tuesday_delta" => runtime.block_on(patch_tuesday::run(size, place)),
         "enforcement_wave" => runtime.block_on(wave::run(size, place)),
+        "hierarchy_fan_in" => runtime.block_on(fan_in::run(size, place)),
         "report_queries" => runtime.block_on(queries::run(size, place)),
         other => bail!(
             "there is no benchmark {other:?}: calibrate, rollout_storm, patch_tuesday_delta, \
-             enforcement_wave, report_queries"
+             enforcement_wave, hierarchy_fan_in, report_queries"
         ),
     }
 }

@@ -31,13 +31,13 @@ const BATCH: usize = 64 * REPORTS * CHANGES;
 
 /// What one wave sends.
 #[derive(Default)]
-struct Wave {
-    reports: Vec<Sent>,
-    changes: Vec<Change>,
+pub(crate) struct Wave {
+    pub(crate) reports: Vec<Sent>,
+    pub(crate) changes: Vec<Change>,
     /// Changes that are new, each counted once.
-    fresh: usize,
+    pub(crate) fresh: usize,
     /// Reports that are recorded, each counted once.
-    recorded: u64,
+    pub(crate) recorded: u64,
 }
 
 pub(crate) async fn run(size: Size, place: &Place) -> Result<()> {
@@ -166,13 +166,13 @@ fn marks(members: &[Member], first: usize) -> Vec<usize> {
 /// Whether some reports never arrive. Where calls overtake each other it is not known beforehand
 /// how many of what follows is recorded, so such a wave has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Losses {
+pub(crate) enum Losses {
     Some,
     None,
 }
 
 /// Each client but one in five says five changes.
-fn wave(members: &mut [Member], random: &mut Random, losses: Losses) -> Wave {
+pub(crate) fn wave(members: &mut [Member], random: &mut Random, losses: Losses) -> Wave {
     let mut wave = Wave::default();
     let mut resent = Vec::new();
     for (member, client_no) in members.iter_mut().zip(1..) {
@@ -232,7 +232,7 @@ fn wave(members: &mut [Member], random: &mut Random, losses: Losses) -> Wave {
     wave
 }
 
-fn changes(member: &Member, random: &mut Random) -> Vec<u32> {
+pub(crate) fn changes(member: &Member, random: &mut Random) -> Vec<u32> {
     let mut numbers = std::collections::BTreeSet::new();
     while numbers.len() < CHANGES {
         numbers.insert(UPDATES + 1 + random.below(NEW_UPDATES));

@@ -218,6 +218,7 @@ impl Session {
     async fn publish(&mut self, message: Bytes) -> bool {
         let exchange = &self.way.exchange;
         let headers = Headers::current(1);
+        self.count_bytes("out", message.len());
         match self
             .way
             .publisher
@@ -233,6 +234,12 @@ impl Session {
                 false
             }
         }
+    }
+
+    fn count_bytes(&self, direction: &'static str, bytes: usize) {
+        let peer = self.peer.code.to_string();
+        metrics::counter!("muster_link_bytes_total", "peer" => peer, "direction" => direction)
+            .increment(bytes as u64);
     }
 
     /// Greets the peer, anew or with what it has not answered.
@@ -265,6 +272,7 @@ impl Session {
                 delivery.queue,
                 delivery.user.as_deref().unwrap_or("nobody")
             );
+            self.count_bytes("in", delivery.body.len());
             let own = self.site.config.site_code;
             let vouched = || Refused::new("UNKNOWN_SENDER", "the broker does not vouch for it");
             let opened = delivery.user.as_ref().ok_or_else(vouched).and_then(|_| {
