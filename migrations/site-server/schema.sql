@@ -61,12 +61,15 @@ CREATE TABLE clients (
     separated_from integer,
     owner_site_code text,
     via_site_code text,
+    via_client_no integer,
     UNIQUE (client_id),
     PRIMARY KEY (client_no),
     FOREIGN KEY (separated_from) REFERENCES clients(client_no),
-    CHECK ((epoch > 0))
+    CHECK ((epoch > 0)),
+    CHECK ((via_client_no > 0))
 );
 CREATE INDEX clients_by_host_name ON clients USING btree (host_name) WHERE (deleted_at IS NULL);
+CREATE UNIQUE INDEX clients_by_number_below ON clients USING btree (via_site_code, via_client_no) WHERE (via_client_no IS NOT NULL);
 CREATE INDEX clients_by_owner ON clients USING btree (owner_site_code) WHERE (owner_site_code IS NOT NULL);
 CREATE INDEX clients_by_separation ON clients USING btree (separated_from) WHERE (separated_from IS NOT NULL);
 

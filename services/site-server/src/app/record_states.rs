@@ -103,6 +103,8 @@ struct Sorted<'a> {
 pub(crate) struct FromLink {
     /// When it did.
     pub(crate) numbered_at: Timestamp,
+    /// The same, where these clients reported just then.
+    pub(crate) reported_at: Option<Timestamp>,
     /// What was removed before, because everything of these clients is said anew.
     pub(crate) gone: StateMoves,
     /// Further states of clients, of other epochs than their reports: each client once in each.
@@ -213,7 +215,7 @@ async fn write(
         link,
     } = sorted;
     let (reported_at, recorded_at) = match &link {
-        Some(link) => (None, link.numbered_at),
+        Some(link) => (link.reported_at, link.numbered_at),
         None => (Some(now), now),
     };
     recorded.quarantined += refused.len();
@@ -316,7 +318,9 @@ fn remember(site: &Site, known: &mut Locked<'_>, applied: Applied) {
     deployment_states::apply(site, &applied.state_moves);
     // After them: whoever takes this out of memory finds the values there.
     told::note(site, applied.marked, || {
-        let works = applied.works.iter().chain(applied.layers.iter().flatten());
+        let ids = applied.ids.iter().copied().map(Some);
+        let layers = applied.layers.iter().flatten().map(|work| (work, None));
+        let works = applied.works.iter().zip(ids).chain(layers);
         changed::of_batch(works, &applied.settled, &applied.state_moves)
     });
     for (id, work) in applied.ids.into_iter().zip(applied.works) {

@@ -3,14 +3,38 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_stream::Taken;
+use uuid::Uuid;
 
 use super::deployment_states::StateMoves;
-use super::settle::{Settled, Work};
+use super::settle::{Known, Settled, Work};
 
 /// Keys that are kept of one client; beyond them everything is sent, which is not longer by then.
 const MAX_KEYS: usize = 4_096;
 /// Keys that are kept of all clients together.
 const MAX_ALL_KEYS: usize = 4_000_000;
+
+/// How far the reports of a client are recorded, as its last transaction left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stands {
+    pub(crate) client_id: Uuid,
+    pub(crate) epoch: u32,
+    pub(crate) has_full: bool,
+    pub(crate) contiguous: u64,
+    /// It has said something of updates.
+    pub(crate) has_row: bool,
+}
+
+impl Stands {
+    fn of(client_id: Uuid, known: &Known) -> Self {
+        Self {
+            client_id,
+            epoch: known.stream.epoch,
+            has_full: known.stream.has_full,
+            contiguous: known.stream.contiguous,
+            has_row: known.has_row,
+        }
+    }
+}
 
 /// What changed of one client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +45,8 @@ pub(crate) struct Changed {
     pub(crate) record: bool,
     /// It reported, if only that it is there.
     pub(crate) reported: bool,
+    /// `None`: the database knows.
+    pub(crate) stands: Option<Stands>,
     pub(crate) scan: bool,
     pub(crate) restart: bool,
     pub(crate) inventory: bool,
@@ -34,10 +60,11 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    /// Everything.
+    /// Everything, and who it is.
     pub(crate) fn all() -> Self {
         Self {
             all: true,
+            record: true,
             ..Self::default()
         }
     }
@@ -55,6 +82,7 @@ impl Changed {
     }
 
     fn add(&mut self, news: Self) {
+        self.stands = news.stands.or(self.stands);
         self.all |= news.all;
         self.record |= news.record;
         self.reported |= news.reported;
@@ -70,10 +98,11 @@ impl Changed {
             self.all |= self.keys() > MAX_KEYS / 2;
         }
         if self.all {
-            let record = self.record;
             *self = Self {
-                record,
-                ..Self::all()
+                all: true,
+                record: self.record,
+                stands: self.stands,
+                ..Self::default()
             };
         }
     }
@@ -127,23 +156,27 @@ impl Changes {
         self.marks.extend(taken.marks);
         for (client_no, changed) in taken.clients {
             let held = self.clients.entry(client_no).or_default();
-            let before = held.keys();
+            let (before, newer) = (held.keys(), held.stands);
             held.add(changed);
+            held.stands = newer.or(held.stands);
             self.keys = (self.keys + held.keys()).saturating_sub(before);
         }
     }
 }
 
-/// What a batch of reports changed.
+/// What a batch of reports changed. Works with an id have moved the client's marks on.
 pub(crate) fn of_batch<'a>(
-    works: impl Iterator<Item = &'a Work>,
+    works: impl Iterator<Item = (&'a Work, Option<Uuid>)>,
     settled: &Settled,
     moves: &StateMoves,
 ) -> BTreeMap<i32, Changed> {
     let mut changes: BTreeMap<i32, Changed> = BTreeMap::new();
-    for work in works {
+    for (work, id) in works {
         let changed = changes.entry(work.known.client_no).or_default();
         changed.reported = true;
+        if let Some(id) = id {
+            changed.stands = Some(Stands::of(id, &work.known));
+        }
         for (report, taken) in &work.reports {
             // What a FULL report does not name any more is gone: only another FULL one says so.
             changed.all |= matches!(taken, Taken::Full(_));
@@ -209,5 +242,35 @@ mod tests {
         assert_eq!(changes.marks, BTreeSet::from([1, 2]));
         assert_eq!(changes.clients.len(), 2);
         assert!(changes.clients[&9].all);
+    }
+
+    #[test]
+    fn what_is_put_back_does_not_take_a_client_back() {
+        let stands = |contiguous| {
+            let stands = Stands {
+                client_id: Uuid::nil(),
+                epoch: 1,
+                has_full: true,
+                contiguous,
+                has_row: true,
+            };
+            let changed = Changed {
+                stands: Some(stands),
+                ..updates(1..3)
+            };
+            [(7, changed)]
+        };
+        let serial = |changes: &Changes| changes.clients[&7].stands.map(|it| it.contiguous);
+        let mut changes = Changes::default();
+        changes.add(1, stands(3));
+        let taken = std::mem::take(&mut changes);
+        changes.add(2, stands(4));
+        changes.put_back(taken);
+        assert_eq!(serial(&changes), Some(4));
+        changes.add(3, stands(5));
+        assert_eq!(serial(&changes), Some(5));
+        changes.add(4, [(7, updates(1..10_000))]);
+        assert!(changes.clients[&7].all && !changes.clients[&7].record);
+        assert_eq!(serial(&changes), Some(5));
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod facts;
 pub(crate) mod identity;
 pub(crate) mod invitation;
 pub(crate) mod link;
+pub(crate) mod link_rows;
 pub(crate) mod names;
 pub(crate) mod pace;
 pub(crate) mod page;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use muster_compliance::{Change, ClientStates, Matrix};
-use muster_domain::UpdateNo;
 use muster_domain::states::Detection;
+use muster_domain::{SiteCode, UpdateNo};
 
 use muster_stream::Taken;
 
@@ -26,6 +26,8 @@ pub(crate) struct Known {
     pub(crate) deleted: bool,
     /// It reports to this site itself.
     pub(crate) own: bool,
+    /// The child that told us of it, for one that is not our own.
+    pub(crate) via: Option<SiteCode>,
     /// It has a row in `client_compliance_rows`.
     pub(crate) has_row: bool,
     /// Entries in its log.

@@ -13,6 +13,8 @@ use crate::app::Error;
 #[derive(Debug, Clone)]
 pub(crate) struct Replica {
     pub(crate) client_id: Uuid,
+    /// The child's number for it.
+    pub(crate) number: i32,
     pub(crate) owner: String,
     pub(crate) host_name: String,
     pub(crate) os_id: String,
@@ -43,6 +45,9 @@ pub(crate) async fn held(
     const SQL: &str = "
         SELECT client_no, client_id, via_site_code, deleted_at IS NOT NULL AS deleted
         FROM clients WHERE client_id = ANY ($1)";
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let rows = query(db, SQL, &[&ids]).await?;
     let held = rows.iter().map(|row| {
         let held = Held {
@@ -55,25 +60,44 @@ pub(crate) async fn held(
     Ok(held.collect())
 }
 
+/// Which clients a child means by these numbers.
+pub(crate) async fn numbered(
+    db: &impl GenericClient,
+    via: &str,
+    numbers: &[i32],
+) -> Result<Vec<(i32, Uuid)>, Error> {
+    const SQL: &str = "
+        SELECT via_client_no, client_id FROM clients
+        WHERE via_site_code = $1 AND via_client_no = ANY ($2)";
+    let rows = query(db, SQL, &[&via, &numbers]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Takes over who clients are; answers their numbers. A stream that is in another epoch starts anew.
 pub(crate) async fn keep(
     db: &impl GenericClient,
     via: &str,
     replicas: &[&Replica],
 ) -> Result<Vec<(Uuid, i32)>, Error> {
+    // A child whose database was restored gives numbers again.
+    const FREE: &str = "
+        UPDATE clients AS held SET via_client_no = NULL
+        FROM unnest($2::uuid[], $3::int4[]) AS fresh (client_id, via_client_no)
+        WHERE held.via_site_code = $1 AND held.via_client_no = fresh.via_client_no
+          AND held.client_id <> fresh.client_id";
     const SQL: &str = "
         INSERT INTO clients AS held
             (via_site_code, client_id, owner_site_code, host_name, os_id, os_version_id,
-             architecture, agent_version, epoch, enrolled_at, certificate_ends_at)
+             architecture, agent_version, epoch, enrolled_at, certificate_ends_at, via_client_no)
         SELECT $1::text, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[],
                                  $7::text[], $8::text[], $9::int4[], $10::timestamptz[],
-                                 $11::timestamptz[])
+                                 $11::timestamptz[], $12::int4[])
         ON CONFLICT (client_id) DO UPDATE SET
             (owner_site_code, host_name, os_id, os_version_id, architecture, agent_version, epoch,
-             enrolled_at, certificate_ends_at, deleted_at) =
+             enrolled_at, certificate_ends_at, via_client_no, deleted_at) =
             (excluded.owner_site_code, excluded.host_name, excluded.os_id, excluded.os_version_id,
              excluded.architecture, excluded.agent_version, excluded.epoch, excluded.enrolled_at,
-             excluded.certificate_ends_at, NULL)
+             excluded.certificate_ends_at, excluded.via_client_no, NULL)
         WHERE held.via_site_code = excluded.via_site_code
         RETURNING client_id, client_no";
     const STREAMS: &str = "
@@ -104,6 +128,7 @@ pub(crate) async fn keep(
     let epoch = column(replicas, |it| it.epoch);
     let enrolled_at = column(replicas, |it| it.enrolled_at);
     let ends_at = column(replicas, |it| it.certificate_ends_at);
+    let number = column(replicas, |it| it.number);
     let params: super::Params<'_> = &[
         &via,
         &ids,
@@ -116,7 +141,9 @@ pub(crate) async fn keep(
         &epoch,
         &enrolled_at,
         &ends_at,
+        &number,
     ];
+    execute(db, FREE, &[&via, &ids, &number]).await?;
     let rows = query(db, SQL, params).await?;
     let reported_at = column(replicas, |it| it.last_report_at);
     execute(db, STREAMS, &[&ids, &epoch, &reported_at, &via]).await?;

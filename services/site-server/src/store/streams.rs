@@ -23,7 +23,7 @@ pub(crate) async fn load(
 ) -> Result<Vec<(Uuid, Known)>, Error> {
     const SQL: &str = "
         SELECT c.client_no, c.client_id, c.deleted_at IS NOT NULL AS deleted,
-               c.via_site_code IS NULL AS own, s.epoch, s.has_full,
+               c.via_site_code IS NULL AS own, c.via_site_code, s.epoch, s.has_full,
                s.contiguous_serial, s.highest_serial, s.early_reports, s.gap_since, s.wants_full,
                s.runs, s.register_epoch, s.forked_at, s.ask_at, s.ask_tries,
                EXISTS (SELECT FROM client_compliance_rows r WHERE r.client_no = c.client_no)
@@ -37,6 +37,9 @@ pub(crate) async fn load(
             client_no: row.get("client_no"),
             deleted: row.get("deleted"),
             own: row.get("own"),
+            via: row
+                .get::<_, Option<&str>>("via_site_code")
+                .and_then(|it| it.parse().ok()),
             has_row: row.get("has_row"),
             logged: super::number(row, "logged"),
             stream: stream(row),

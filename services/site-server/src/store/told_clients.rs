@@ -10,16 +10,13 @@ use tokio_postgres::Row;
 
 use super::{id, large, number, query, time};
 use crate::app::Error;
+use crate::domain::changed::Stands;
 
 /// A client and how far its reports are recorded.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) record: link::ClientRecord,
-    pub(crate) epoch: u32,
-    pub(crate) has_full: bool,
-    pub(crate) contiguous: u64,
-    /// It has said something of updates.
-    pub(crate) has_row: bool,
+    pub(crate) stands: Stands,
 }
 
 /// Who these clients are, ours under this site's code.
@@ -37,6 +34,9 @@ pub(crate) async fn describe(
                    AS has_row
         FROM clients c JOIN report_streams s USING (client_no)
         WHERE c.client_no = ANY ($2)";
+    if clients.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let told = |row: &Row| {
         let record = link::ClientRecord {
             client_id: id(row, "client_id"),
@@ -51,13 +51,17 @@ pub(crate) async fn describe(
             deleted: row.get("deleted"),
             certificate_ends_at: time(row, "certificate_ends_at"),
             last_report_at: time(row, "last_report_at"),
+            number: number(row, "client_no"),
         };
         let told = Told {
             record,
-            epoch: number(row, "stream_epoch"),
-            has_full: row.get("has_full"),
-            contiguous: large(row, "contiguous_serial"),
-            has_row: row.get("has_row"),
+            stands: Stands {
+                client_id: row.get("client_id"),
+                epoch: number(row, "stream_epoch"),
+                has_full: row.get("has_full"),
+                contiguous: large(row, "contiguous_serial"),
+                has_row: row.get("has_row"),
+            },
         };
         (row.get("client_no"), told)
     };

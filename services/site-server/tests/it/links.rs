@@ -431,24 +431,27 @@ async fn what_is_not_signed_by_the_child_or_not_of_its_clients_is_kept_aside() {
         client_id: Bytes::copy_from_slice(own.id.as_bytes()),
         owner_site_code: "P01".into(),
         host_name: "stolen".into(),
+        number: 1,
         epoch: 1,
         enrolled_at: Some(prost_types::Timestamp::default()),
         ..Default::default()
     };
-    let body = link::BatchBody {
-        clients: vec![record],
+    let batch = |body: link::BatchBody| {
+        let batch = link::Batch {
+            epoch: row.get::<_, i32>(0) as u32,
+            seq: row.get::<_, i64>(1) as u64 + 1,
+            after: Bytes::copy_from_slice(row.get(2)),
+            body: zstd::encode_all(body.encode_to_vec().as_slice(), 3)
+                .unwrap()
+                .into(),
+            numbered_at: None,
+        };
+        link::link_message::Kind::Batch(batch)
+    };
+    let kind = batch(link::BatchBody {
+        clients: vec![record.clone()],
         ..Default::default()
-    };
-    let batch = link::Batch {
-        epoch: row.get::<_, i32>(0) as u32,
-        seq: row.get::<_, i64>(1) as u64 + 1,
-        after: Bytes::copy_from_slice(row.get(2)),
-        body: zstd::encode_all(body.encode_to_vec().as_slice(), 3)
-            .unwrap()
-            .into(),
-        numbered_at: None,
-    };
-    let kind = link::link_message::Kind::Batch(batch);
+    });
     send(&key(&pair.parent), kind.clone()).await;
     let kept = async |reason: &str| {
         let sql = format!("SELECT count(*) FROM quarantine WHERE reason LIKE '{reason}:%'");
@@ -457,6 +460,29 @@ async fn what_is_not_signed_by_the_child_or_not_of_its_clients_is_kept_aside() {
     eventually(async || kept("BAD_SIGNATURE").await == 1).await;
     send(&key(&pair.child), kind).await;
     eventually(async || kept("NOT_A_CHILD").await == 1).await;
+    // Numbers of clients that mean nobody here, or somebody else.
+    let rows = link::ClientRows {
+        clients: vec![7].into(),
+        check: vec![0; 8].into(),
+        epochs: vec![2].into(),
+        serials: vec![1].into(),
+        generations: vec![1].into(),
+        counts: vec![0].into(),
+        ..Default::default()
+    };
+    let mut body = link::BatchBody {
+        rows: Some(rows),
+        ..Default::default()
+    };
+    send(&key(&pair.child), batch(body.clone())).await;
+    eventually(async || kept("UNKNOWN_CLIENT").await == 1).await;
+    body.clients = vec![link::ClientRecord {
+        client_id: vec![7; 16].into(),
+        number: 7,
+        ..record
+    }];
+    send(&key(&pair.child), batch(body)).await;
+    eventually(async || kept("CLIENT_NUMBERS_DIFFER").await == 1).await;
     assert_eq!(
         pair.parent
             .count("SELECT count(*) FROM clients WHERE host_name = 'stolen'")

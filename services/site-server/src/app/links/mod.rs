@@ -6,6 +6,7 @@
 
 pub(crate) mod clients;
 mod number;
+mod numbers;
 pub(crate) mod object_digests;
 pub(crate) mod objects;
 mod receive;
@@ -42,6 +43,8 @@ pub(crate) struct Links {
     woken: watch::Sender<()>,
     /// The neighbours are others than before.
     changed: Arc<Notify>,
+    /// Which clients the children mean by their numbers.
+    numbers: numbers::Numbers,
     /// How each link is.
     states: Mutex<BTreeMap<SiteCode, LinkStatus>>,
 }
@@ -53,6 +56,7 @@ impl Default for Links {
             changes: Mutex::default(),
             woken: watch::Sender::new(()),
             changed: Arc::default(),
+            numbers: numbers::Numbers::default(),
             states: Mutex::default(),
         }
     }

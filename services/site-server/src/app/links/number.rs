@@ -14,6 +14,7 @@ use super::report::{OfClient, put_together};
 use super::{Error, Neighbour, Site, clients, objects, sites};
 use crate::domain::changed::Changes;
 use crate::domain::link::{self, Kind};
+use crate::domain::link_rows;
 use crate::store::dirty_clients;
 use crate::store::links::{self, Numbered};
 
@@ -21,7 +22,7 @@ use crate::store::links::{self, Numbered};
 const MAX_OBJECTS: usize = 500;
 /// Clients in one batch at most, and those of whom everything is said.
 const MAX_CLIENTS: usize = 2_000;
-const MAX_FULL: usize = 200;
+const MAX_FULL: usize = 500;
 /// A batch of this length takes no further client, in bytes before compression.
 const MAX_BYTES: usize = 1024 * 1024;
 /// Marks that one mark takes the place of, when the parent does not listen.
@@ -155,17 +156,17 @@ pub(super) async fn number(
     let (mut body, mut items) = things(site, &tx, peer).await?;
     // What a report names is there before it.
     let room = items < MAX_OBJECTS;
-    let taken = if peer.is_parent && room {
+    let (taken, rows) = if peer.is_parent && room {
         take_clients(site, &tx, in_hand, &mut body).await?
     } else {
-        Taken::Nothing
+        (Taken::Nothing, 0)
     };
-    items += body.clients.len().max(body.reports.len());
+    items += body.clients.len().max(body.reports.len() + rows);
     if items == 0 && matches!(taken, Taken::Nothing) {
         return Ok(None);
     }
     let mut next = outbound.clone();
-    let packed = link::pack(&body).map_err(|_| Error::Internal("a batch cannot be compressed"))?;
+    let packed = link::pack(body).map_err(|_| Error::Internal("a batch cannot be compressed"))?;
     let Some(head) = next.number(&packed) else {
         return Ok(None);
     };
@@ -240,32 +241,42 @@ impl Taken {
     }
 }
 
+/// Puts clients into a batch; answers what was taken, and how many of them are rows.
 async fn take_clients(
     site: &Site,
     tx: &Transaction<'_>,
     in_hand: &InHand,
     body: &mut pb::BatchBody,
-) -> Result<Taken, Error> {
+) -> Result<(Taken, usize), Error> {
     let Some(part) = in_hand.0.front() else {
-        return Ok(Taken::Nothing);
+        return Ok((Taken::Nothing, 0));
     };
     let (mut bytes, mut last, mut all) = (0, None, true);
-    for (client_no, OfClient { record, reports }) in put_together(site, tx, &part.clients).await? {
+    let mut rows = Vec::new();
+    for (client_no, of_client) in put_together(site, tx, &part.clients).await? {
         if bytes >= MAX_BYTES {
             all = false;
             break;
         }
+        let OfClient {
+            record,
+            row,
+            reports,
+        } = of_client;
         bytes += record.as_ref().map_or(0, Message::encoded_len);
+        bytes += row.as_ref().map_or(0, |(_, row)| row.length());
         bytes += reports.iter().map(Vec::len).sum::<usize>();
         body.clients.extend(record);
+        rows.extend(row);
         body.reports.extend(reports.into_iter().map(Bytes::from));
         last = Some(client_no);
     }
+    body.rows = (!rows.is_empty()).then(|| link_rows::pack(&rows));
     if let (false, Some(last)) = (all, last) {
         // The marks stay until the last of their clients is in a batch.
-        return Ok(Taken::UpTo(last));
+        return Ok((Taken::UpTo(last), rows.len()));
     }
     let marks: Vec<i64> = part.marks.iter().copied().collect();
     dirty_clients::remove(tx, &marks).await?;
-    Ok(Taken::Part)
+    Ok((Taken::Part, rows.len()))
 }

@@ -21,10 +21,13 @@ pub(super) async fn apply(
     held: Mark,
     mark: Mark,
 ) -> Result<Result<(), Refused>, Error> {
-    let opened = match open(peer, batch) {
+    let mut opened = match open(peer, batch) {
         Ok(opened) => opened,
         Err(refused) => return Ok(Err(refused)),
     };
+    if let Err(refused) = opened.clients.resolve(site, peer.code).await? {
+        return Ok(Err(refused));
+    }
     let applied = apply_opened(site, peer, opened, (held, mark)).await;
     match applied {
         Err(error) if error.is_data_error() => {
@@ -51,7 +54,7 @@ fn open(peer: Neighbour, batch: &pb::Batch) -> Result<Opened, Refused> {
         let why = "a parent says nothing of clients";
         return Err(Refused::new("NOT_A_CHILD", why));
     }
-    let items = body.sites.len() + body.objects.len() + body.clients.len().max(body.reports.len());
+    let items = body.sites.len() + body.objects.len() + clients.len();
     Ok(Opened {
         body,
         clients,

@@ -1,6 +1,6 @@
 //! Records what a child site says of clients, with the code that records clients' own reports.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -12,12 +12,14 @@ use uuid::Uuid;
 
 use super::clients::{self, Marked};
 use super::objects::{self, Members};
-use super::{Error, Site};
+use super::{Error, Site, numbers};
 use crate::app::directory::Turn;
 use crate::app::known_clients::Locked;
 use crate::app::record_states::{self, Applied, FromLink};
 use crate::app::{deployment_states, matrix};
 use crate::domain::changed::Changed;
+use crate::domain::deployment_states::StateMoves;
+use crate::domain::link_rows::{self, Row};
 use crate::domain::names::cleaned;
 use crate::domain::report::{Refused, Report, Stream};
 use crate::domain::settle::{Known, Moves, Work};
@@ -32,6 +34,9 @@ const MAX_WORD: usize = 255;
 pub(super) struct OfClients {
     replicas: Vec<Replica>,
     reports: Vec<Report>,
+    /// Of clients that are named by number, and what the child compares of them.
+    rows: Vec<Row>,
+    check: Vec<u8>,
     numbered_at: Timestamp,
 }
 
@@ -39,8 +44,19 @@ impl OfClients {
     /// Opens the records and reports of a batch.
     pub(super) fn read(body: &pb::BatchBody, numbered_at: Timestamp) -> Result<Self, Refused> {
         let reports = body.reports.iter();
+        let (rows, check) = match &body.rows {
+            Some(rows) => (link_rows::unpack(rows)?, rows.check.to_vec()),
+            None => Default::default(),
+        };
+        let replicas: Vec<Replica> = body.clients.iter().map(replica).collect::<Result<_, _>>()?;
+        let numbers: HashSet<i32> = replicas.iter().map(|it| it.number).collect();
+        if numbers.len() < replicas.len() {
+            return Err(Refused::new("INVALID_CLIENT_RECORD", "number"));
+        }
         Ok(Self {
-            replicas: body.clients.iter().map(replica).collect::<Result<_, _>>()?,
+            replicas,
+            rows,
+            check,
             reports: reports
                 .map(|bytes| Report::decode(bytes, numbered_at))
                 .collect::<Result<_, _>>()?,
@@ -49,7 +65,25 @@ impl OfClients {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.replicas.is_empty() && self.reports.is_empty()
+        self.replicas.is_empty() && self.reports.is_empty() && self.rows.is_empty()
+    }
+
+    /// Keys.
+    pub(super) fn len(&self) -> usize {
+        self.replicas
+            .len()
+            .max(self.reports.len() + self.rows.len())
+    }
+
+    /// Makes reports of the rows.
+    pub(super) async fn resolve(
+        &mut self,
+        site: &Site,
+        child: SiteCode,
+    ) -> Result<Result<(), Refused>, Error> {
+        let rows = std::mem::take(&mut self.rows);
+        let reports = numbers::reports(site, child, &self.replicas, rows, &self.check).await?;
+        Ok(reports.map(|reports| self.reports.extend(reports)))
     }
 
     /// Whether it says who clients are.
@@ -77,7 +111,9 @@ fn replica(record: &pb::ClientRecord) -> Result<Replica, Refused> {
         .parse()
         .map_err(|_| invalid("owner_site_code"))?;
     let epoch = i32::try_from(record.epoch).ok().filter(|it| *it > 0);
+    let number = i32::try_from(record.number).ok().filter(|it| *it > 0);
     Ok(Replica {
+        number: number.ok_or_else(|| invalid("number"))?,
         client_id: Uuid::from_slice(&record.client_id).map_err(|_| invalid("client_id"))?,
         owner: owner.to_string(),
         host_name: word(&record.host_name),
@@ -117,8 +153,16 @@ pub(super) async fn apply(
 ) -> Result<Result<Done, Refused>, Error> {
     let now = Timestamp::now();
     let ids: Vec<Uuid> = batch.ids().into_iter().collect();
-    let held = replicas::held(tx, &ids).await?;
-    let below = sites::below(tx, child).await?;
+    site.links.numbers.doubt(child, &batch.replicas);
+    let named: HashSet<Uuid> = batch.replicas.iter().map(|it| it.client_id).collect();
+    // Of those that only report, memory knows how they came to us.
+    let came = |id: &&Uuid| known.get(**id).is_some_and(|it| it.via == Some(child));
+    let ask = ids.iter().filter(|id| named.contains(*id) || !came(id));
+    let held = replicas::held(tx, &ask.copied().collect::<Vec<Uuid>>()).await?;
+    let below = match named.is_empty() {
+        true => BTreeSet::default(),
+        false => sites::below(tx, child).await?,
+    };
     let foreign = |id: &Uuid, why: &str| {
         let text = format!("client {id} {why}");
         Refused::new("NOT_A_CHILD", text)
@@ -151,11 +195,10 @@ pub(super) async fn apply(
         .collect();
     let arrived = objects::members_arrived(tx, &new).await?;
     let numbers: HashMap<Uuid, i32> = named.iter().copied().collect();
-    let reported: Vec<(i32, Timestamp)> = here
+    let mut reported: Vec<(i32, Timestamp)> = here
         .iter()
         .filter_map(|it| Some((*numbers.get(&it.client_id)?, it.last_report_at?)))
         .collect();
-    replicas::reported_at(tx, &reported).await?;
     // Who is named may have another number or epoch than memory knows.
     let mut fresh: HashMap<Uuid, Known> = HashMap::new();
     let unsure = |id: &&Uuid| numbers.contains_key(*id) || known.get(**id).is_none();
@@ -172,8 +215,19 @@ pub(super) async fn apply(
             None => return Ok(Err(Refused::new("UNKNOWN_CLIENT", format!("client {id}")))),
         }
     }
+    let numbered_at = batch.numbered_at.min(now);
+    if !here.is_empty() {
+        // Of the others, what is said here is the news.
+        let others = ids.iter().filter(|id| !numbers.contains_key(*id));
+        let number = |id: &Uuid| Some((find(*id)?.client_no, numbered_at));
+        reported.extend(others.filter_map(number));
+    }
+    replicas::reported_at(tx, &reported).await?;
     let again: Vec<i32> = sorted.replaced.iter().copied().collect();
-    let removed = store::deployment_states::remove_clients(tx, &again).await?;
+    let removed = match again.is_empty() {
+        true => StateMoves::default(),
+        false => store::deployment_states::remove_clients(tx, &again).await?,
+    };
     replicas::clear(tx, &again).await?;
     let touched: Vec<(Uuid, i32)> = ids
         .iter()
@@ -186,7 +240,8 @@ pub(super) async fn apply(
         None
     } else {
         let link = FromLink {
-            numbered_at: batch.numbered_at.min(now),
+            numbered_at,
+            reported_at: here.is_empty().then_some(numbered_at),
             gone: removed,
             layers: sorted.layers,
         };

@@ -4,18 +4,22 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use deadpool_postgres::Transaction;
 use muster_compliance::packed;
 use muster_domain::UpdateNo;
+use muster_domain::states::Detection;
 use muster_proto::{link, state as pb};
 use prost::Message;
+use uuid::Uuid;
 
 use super::{Error, Site};
 use crate::app::matrix;
-use crate::domain::changed::Changed;
+use crate::domain::changed::{Changed, Stands};
+use crate::domain::link_rows::Row;
 use crate::domain::settle::Held;
 use crate::store::compliance;
-use crate::store::told_clients::{self, Told};
+use crate::store::told_clients;
 
 /// States of updates of deployments in one report.
 const MAX_ENFORCEMENTS: usize = 1_000;
@@ -24,6 +28,8 @@ const MAX_ENFORCEMENTS: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct OfClient {
     pub(super) record: Option<link::ClientRecord>,
+    /// What it thinks of updates, when it says nothing else.
+    pub(super) row: Option<(Uuid, Row)>,
     pub(super) reports: Vec<Vec<u8>>,
 }
 
@@ -38,20 +44,29 @@ pub(super) async fn put_together(
         let picked = changes.iter().filter(|(_, changed)| which(changed));
         picked.map(|(client_no, _)| *client_no).collect()
     };
-    let everybody: Vec<i32> = changes.keys().copied().collect();
-    let told = told_clients::describe(tx, site.config.site_code.as_str(), &everybody).await?;
+    // The others are what memory says.
+    let unsure = pick(|it| it.record || it.stands.is_none());
+    let mut told = told_clients::describe(tx, site.config.site_code.as_str(), &unsure).await?;
     let all_of = pick(|it| it.all);
     let rows = compliance::load(tx, &all_of).await?;
     let mut drafts: BTreeMap<i32, Draft> = BTreeMap::new();
     for (client_no, changed) in changes {
-        let Some(told) = told.get(client_no).filter(|it| !it.record.deleted) else {
-            continue;
+        let stands = match told.get(client_no) {
+            Some(told) if told.record.deleted => continue,
+            Some(told) => told.stands,
+            None => match changed.stands.filter(|_| !changed.record) {
+                Some(stands) => stands,
+                None => continue,
+            },
         };
         if !changed.all && !changed.reported {
             continue;
         }
         let row = rows.get(client_no);
-        drafts.insert(*client_no, Draft::new(site, *client_no, changed, told, row));
+        drafts.insert(
+            *client_no,
+            Draft::new(site, *client_no, changed, &stands, row),
+        );
     }
     let flat = changes.iter().filter(|(_, changed)| !changed.all);
     let keys: Vec<(i32, i32)> = flat
@@ -92,17 +107,19 @@ pub(super) async fn put_together(
             report.health = Some(state);
         }
     }
-    let of_client = |(client_no, told): (i32, Told)| {
-        let changed = changes.get(&client_no);
-        let record = changed.is_some_and(|it| it.all || it.record) || told.record.deleted;
-        let reports = drafts.remove(&client_no).map(Draft::finish);
-        let of_client = OfClient {
-            record: record.then_some(told.record),
-            reports: reports.unwrap_or_default(),
+    let of_client = |(client_no, changed): (&i32, &Changed)| {
+        let told = told.remove(client_no);
+        let record = told.filter(|it| changed.record || it.record.deleted);
+        let mut of_client = OfClient {
+            record: record.map(|it| it.record),
+            ..OfClient::default()
         };
-        (client_no, of_client)
+        if let Some(draft) = drafts.remove(client_no) {
+            draft.finish(*client_no, &mut of_client);
+        }
+        (*client_no, of_client)
     };
-    Ok(told.into_iter().map(of_client).collect())
+    Ok(changes.iter().map(of_client).collect())
 }
 
 fn part(
@@ -117,8 +134,18 @@ fn part(
 /// The reports of one client: the main one, and those of states of other epochs.
 #[derive(Debug)]
 struct Draft {
+    client_id: Uuid,
     main: pb::Report,
+    /// What the main one says of updates.
+    compliance: Option<Said>,
     others: BTreeMap<u32, pb::Report>,
+}
+
+/// What a client thinks of updates, up to this serial.
+#[derive(Debug)]
+struct Said {
+    serial: u64,
+    states: Vec<(UpdateNo, Detection)>,
 }
 
 impl Draft {
@@ -126,47 +153,52 @@ impl Draft {
         site: &Site,
         client_no: i32,
         changed: &Changed,
-        told: &Told,
+        stands: &Stands,
         row: Option<&Held>,
     ) -> Self {
         let mut main = pb::Report {
-            client_id: told.record.client_id.clone(),
-            epoch: told.epoch,
+            client_id: Bytes::copy_from_slice(stands.client_id.as_bytes()),
+            epoch: stands.epoch,
             first_serial: 1,
-            last_serial: told.contiguous.max(1),
+            last_serial: stands.contiguous.max(1),
             kind: pb::ReportKind::Delta.into(),
-            reported_at: told.record.last_report_at,
             ..pb::Report::default()
         };
+        let mut compliance = None;
         if changed.all {
             main.kind = pb::ReportKind::Full.into();
             if let Some(row) = row {
                 main.epoch = row.epoch.unsigned_abs();
                 // Since the row was written only the client's mark may have moved on.
-                let mark = told.contiguous * u64::from(main.epoch == told.epoch);
+                let mark = stands.contiguous * u64::from(main.epoch == stands.epoch);
                 let serial = row.serial.unsigned_abs().max(mark);
                 main.last_serial = serial.max(1);
                 main.catalog_generation = row.catalog_generation.unsigned_abs();
-                main.compliance = Some(pack(row.states.listed(), serial));
+                let states = row.states.listed();
+                compliance = Some(Said { serial, states });
             }
-        } else if told.has_row && told.has_full {
+        } else if stands.has_row && stands.has_full {
             // Memory has whatever was committed before its mark was taken out of it.
             let mut updates = changed.updates.clone();
             updates.sort_unstable();
             updates.dedup();
             let client = client_no.unsigned_abs();
-            let matrix = matrix::read(site);
+            let matrix = matrix::look(site);
             let held = |number: &i32| {
                 let update_no = UpdateNo(number.unsigned_abs());
                 (update_no, matrix.held(update_no, client))
             };
             let generation = matrix.generation(client).unwrap_or(0);
             main.catalog_generation = generation.unsigned_abs();
-            let states = updates.iter().map(held);
-            main.compliance = Some(pack(states, told.contiguous));
+            compliance = Some(Said {
+                serial: stands.contiguous,
+                states: updates.iter().map(held).collect(),
+            });
         }
         Self {
+            client_id: stands.client_id,
             main,
+            compliance,
             others: BTreeMap::new(),
         }
     }
@@ -177,7 +209,7 @@ impl Draft {
             &mut self.main
         } else {
             let other = || pb::Report {
-                client_id: self.main.client_id.clone(),
+                client_id: Bytes::copy_from_slice(self.client_id.as_bytes()),
                 epoch,
                 first_serial: 1,
                 last_serial: 1,
@@ -190,10 +222,38 @@ impl Draft {
         report
     }
 
-    /// Encoded, each within the bounds of a report.
-    fn finish(self) -> Vec<Vec<u8>> {
-        let mut reports = Vec::new();
-        for mut report in [self.main].into_iter().chain(self.others.into_values()) {
+    /// The main one says nothing but what the client thinks of updates.
+    fn is_row(&self) -> bool {
+        let main = &self.main;
+        main.update_enforcements.is_empty()
+            && main.deployments.is_empty()
+            && main.scan.is_none()
+            && main.restart.is_none()
+            && main.inventory.is_none()
+            && main.health.is_none()
+    }
+
+    /// As a row, or encoded, each within the bounds of a report.
+    fn finish(mut self, client_no: i32, of_client: &mut OfClient) {
+        let is_row = self.is_row();
+        if let Some(Said { serial, states }) = self.compliance.take() {
+            if is_row {
+                let row = Row {
+                    client_no: client_no.unsigned_abs(),
+                    full: self.main.kind == i32::from(pb::ReportKind::Full),
+                    epoch: self.main.epoch,
+                    serial,
+                    catalog_generation: self.main.catalog_generation,
+                    states,
+                };
+                of_client.row = Some((self.client_id, row));
+            } else {
+                self.main.compliance = Some(pack(states, serial));
+            }
+        }
+        let reports = &mut of_client.reports;
+        let main = of_client.row.is_none().then_some(self.main);
+        for mut report in main.into_iter().chain(self.others.into_values()) {
             let mut rest = report
                 .update_enforcements
                 .split_off(report.update_enforcements.len().min(MAX_ENFORCEMENTS));
@@ -215,14 +275,10 @@ impl Draft {
                 reports.push(further.encode_to_vec());
             }
         }
-        reports
     }
 }
 
-fn pack(
-    states: impl IntoIterator<Item = (UpdateNo, muster_domain::states::Detection)>,
-    serial: u64,
-) -> pb::Compliance {
+fn pack(states: Vec<(UpdateNo, Detection)>, serial: u64) -> pb::Compliance {
     let packed = packed::pack(states);
     pb::Compliance {
         update_numbers: packed.update_numbers,
