@@ -322,6 +322,7 @@ CREATE TABLE links (
     heard_at timestamp with time zone,
     refusal text,
     certificate_fingerprint text,
+    broker_password_hash text,
     PRIMARY KEY (peer_site_code),
     CHECK ((peer_site_code ~ '^[A-Z0-9]{3}$'::text)),
     CHECK ((length(public_key) = 32))

@@ -21,7 +21,7 @@ pub use config::{Config, ManagementConfig, Pem, Secrets};
 pub use connection::open;
 pub use consumer::{Batch, consume};
 pub use error::Error;
-pub use management::{Management, User};
+pub use management::{Management, User, password_hash};
 pub use message::{Delivery, Headers};
 pub use monitor::{Depth, Monitor};
 pub use publisher::Publisher;

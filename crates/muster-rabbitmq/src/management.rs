@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use muster_runtime::tls::ClientTls;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{Error, ManagementConfig};
 
@@ -24,6 +27,18 @@ pub struct User<'a> {
     pub write: &'a str,
     /// What it may consume.
     pub read: &'a str,
+}
+
+/// What a broker keeps of a password, as RabbitMQ wants it: a salt, and the hash of both. With it a
+/// user is made again whose password nobody but the user knows.
+#[must_use]
+pub fn password_hash(password: &str) -> String {
+    salted(rand::random(), password)
+}
+
+fn salted(salt: [u8; 4], password: &str) -> String {
+    let hash = Sha256::new().chain_update(salt).chain_update(password);
+    STANDARD.encode([&salt[..], &hash.finalize()[..]].concat())
 }
 
 /// A way to make and remove users.
@@ -70,12 +85,17 @@ impl Management {
         })
     }
 
-    /// Makes the user, or gives it this password and exactly these rights in the virtual host.
+    /// Makes the user, or gives it this password ([`password_hash`]) and exactly these rights in
+    /// the virtual host.
     ///
     /// # Errors
     /// When the interface cannot be reached or refuses.
-    pub async fn set_user(&self, vhost: &str, user: User<'_>, password: &str) -> Result<(), Error> {
-        let account = json!({"password": password, "tags": ""});
+    pub async fn set_user(&self, vhost: &str, user: User<'_>, hash: &str) -> Result<(), Error> {
+        let account = json!({
+            "password_hash": hash,
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": "",
+        });
         self.send(Method::PUT, &["users", user.name], Some(account))
             .await?;
         let rights = json!({
@@ -131,6 +151,14 @@ impl Management {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_hashed_as_the_broker_does_it() {
+        // The example of RabbitMQ's page on passwords: "test12" with the salt 908DC60A.
+        let salt = [0x90, 0x8d, 0xc6, 0x0a];
+        let hash = "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR";
+        assert_eq!(salted(salt, "test12"), hash);
+    }
 
     #[test]
     fn passwords_travel_encrypted_or_not_at_all() {

@@ -180,6 +180,7 @@ async fn keep(
         version: &cleaned(&answer.version, 64),
         lineage: &answer.lineage,
         fingerprint: None,
+        password_hash: None,
     };
     let made = invitations::join(&tx, &joining).await?;
     let access = Access {

@@ -59,8 +59,9 @@ pub(crate) async fn join_site(
         }
     }
     let password = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+    let password_hash = muster_rabbitmq::password_hash(&password);
     let user = user_name(code);
-    make_user(site, code, &user, &password).await?;
+    make_user(site, code, &password_hash).await?;
     let identity = Identity::new(Role::ChildSite, own.as_str(), code.as_str())
         .map_err(|_| Error::Internal("a site code is no name"))?;
     let certificate =
@@ -76,6 +77,7 @@ pub(crate) async fn join_site(
         version: &cleaned(&request.version, 64),
         lineage: &[],
         fingerprint: Some(&certificate.fingerprint),
+        password_hash: Some(&password_hash),
     };
     if invitations::join(&tx, &joining).await? {
         let record = pb::SiteRecord {
@@ -198,8 +200,21 @@ async fn authorities(site: &Site) -> Result<String, Error> {
     Ok(format!("{own}\n{brokers}"))
 }
 
+/// Makes the user of a child again, for a broker that has lost everything. Without the broker's
+/// management interface somebody else has to.
+pub(crate) async fn make_user_again(site: &Site, child: SiteCode) -> Result<(), Error> {
+    let hash = crate::store::links::password_hash(&site.db().await?, child).await?;
+    match hash {
+        Some(hash) if site.config.rabbitmq.management.is_some() => {
+            make_user(site, child, &hash).await
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Makes the child's user at our broker: it publishes up, consumes down, and can do nothing else.
-async fn make_user(site: &Site, child: SiteCode, user: &str, password: &str) -> Result<(), Error> {
+async fn make_user(site: &Site, child: SiteCode, password_hash: &str) -> Result<(), Error> {
+    let user = &user_name(child);
     let vhost = site.config.rabbitmq.vhost()?;
     let own = site.config.site_code;
     let write = format!("^link\\.{own}\\.{child}\\.up$");
@@ -224,7 +239,7 @@ async fn make_user(site: &Site, child: SiteCode, user: &str, password: &str) -> 
     };
     let made = async {
         let management = Management::new(management)?;
-        management.set_user(&vhost, user, password).await
+        management.set_user(&vhost, user, password_hash).await
     };
     made.await.map_err(|error| {
         let text = muster_runtime::status::chain(&error);

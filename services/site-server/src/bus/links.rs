@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::app::links::session::{self, Incoming, Way};
 use crate::app::links::{self, Neighbour};
-use crate::app::{Error, Site};
+use crate::app::{Error, Site, join_site};
 
 /// How often it is looked which neighbours there are, beside when somebody says so.
 const LOOK: Duration = Duration::from_secs(60);
@@ -111,6 +111,11 @@ async fn connect(site: &Arc<Site>, peer: Neighbour, tasks: &Tasks) -> Result<(),
     } else {
         let (up, down) = names(own, peer.code);
         topology::declare_link(&site.config.rabbitmq, own.as_str(), peer.code.as_str()).await?;
+        // It is there, but for a broker that has lost everything.
+        if let Err(error) = join_site::make_user_again(site, peer.code).await {
+            let error = chain(&error);
+            tracing::warn!(peer.code = %peer.code, error, "cannot see to the child's broker user");
+        }
         let config = Config {
             prefetch: MESSAGES * 2,
             ..site.config.rabbitmq.clone()

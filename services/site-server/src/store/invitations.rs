@@ -68,18 +68,22 @@ pub(crate) struct Joining<'a> {
     pub(crate) lineage: &'a [String],
     /// Of a child: the certificate that it got.
     pub(crate) fingerprint: Option<&'a str>,
+    /// Of a child: what our broker keeps of its password.
+    pub(crate) password_hash: Option<&'a str>,
 }
 
 /// Makes the link; `false` when it is there, which then has what this call says.
 pub(crate) async fn join(db: &impl GenericClient, it: &Joining<'_>) -> Result<bool, Error> {
     const SQL: &str = "
         INSERT INTO links AS held (peer_site_code, peer_name, is_parent, public_key, peer_protocol,
-                                   peer_version, lineage, certificate_fingerprint)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                                   peer_version, lineage, certificate_fingerprint,
+                                   broker_password_hash)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
         ON CONFLICT (peer_site_code) DO UPDATE SET
-            (peer_name, peer_protocol, peer_version, lineage, certificate_fingerprint) =
+            (peer_name, peer_protocol, peer_version, lineage, certificate_fingerprint,
+             broker_password_hash) =
             (excluded.peer_name, excluded.peer_protocol, excluded.peer_version, excluded.lineage,
-             excluded.certificate_fingerprint)
+             excluded.certificate_fingerprint, excluded.broker_password_hash)
         RETURNING xmax = 0 AS made";
     let protocol = i32::try_from(it.protocol).unwrap_or(i32::MAX);
     let params: super::Params<'_> = &[
@@ -91,6 +95,7 @@ pub(crate) async fn join(db: &impl GenericClient, it: &Joining<'_>) -> Result<bo
         &it.version,
         &it.lineage,
         &it.fingerprint,
+        &it.password_hash,
     ];
     Ok(query_one(db, SQL, params).await?.get("made"))
 }

@@ -114,6 +114,17 @@ pub(crate) async fn broker(
     }))
 }
 
+/// What our broker keeps of a child's password; `None`: it joined before that was remembered.
+pub(crate) async fn password_hash(
+    db: &impl GenericClient,
+    child: SiteCode,
+) -> Result<Option<String>, Error> {
+    const SQL: &str = "
+        SELECT broker_password_hash FROM links WHERE peer_site_code = $1 AND NOT is_parent";
+    let row = query_opt(db, SQL, &[&child.as_str()]).await?;
+    Ok(row.and_then(|row| row.get("broker_password_hash")))
+}
+
 /// A batch that was given its number.
 #[derive(Debug)]
 pub(crate) struct Numbered<'a> {
