@@ -7,5 +7,7 @@ mod hierarchy;
 mod kill_nine;
 mod mangled;
 mod oracle;
+mod partitions;
+mod restored;
 mod takeover;
 mod tampering;

@@ -6,13 +6,15 @@ use anyhow::Result;
 use crate::workspace::{Profile, Workspace, say};
 
 /// The stories there are, by the name of their module.
-const STORIES: [&str; 6] = [
+const STORIES: [&str; 8] = [
     "failpoints::",
     "agent_failpoints::",
     "mangled::",
     "controls::",
     "takeover::",
     "hierarchy::",
+    "partitions::",
+    "restored::",
 ];
 
 #[derive(clap::Args)]
@@ -36,6 +38,12 @@ pub(crate) struct Args {
     /// Divides clients, reports and kills of --tier 1
     #[arg(long, default_value_t = 1)]
     scale: u32,
+    /// The network between sites breaks in every way, again and again (P-01 to P-03)
+    #[arg(long)]
+    partitions: bool,
+    /// Brokers lose everything, databases go back to backups
+    #[arg(long)]
+    restored: bool,
     /// How often each failpoint is hit
     #[arg(long, default_value_t = 20)]
     times: u32,
@@ -53,6 +61,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         args.controls,
         args.takeover,
         args.tier.is_some(),
+        args.partitions,
+        args.restored,
     ];
     let all = !chosen.contains(&true);
     say("building");
@@ -64,7 +74,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         let mut command = workspace.cargo();
         command
             .args(["test", "--workspace", "--locked", "--test", "stories"])
-            .args(["--", "--nocapture", story])
+            // What is left out of `cargo xtask test` for its length, too.
+            .args(["--", "--nocapture", "--include-ignored", story])
+            .env("MUSTER_LARGE", "1")
             .env("MUSTER_PROGRAMS", workspace.programs(Profile::Dev))
             .env("MUSTER_FAULTS", args.times.to_string())
             .env("MUSTER_TIER", args.tier.unwrap_or(0).to_string())

@@ -258,6 +258,27 @@ impl Postgres {
         }
     }
 
+    /// Stops it, keeps a copy of its data, and starts it again: a backup.
+    ///
+    /// # Errors
+    /// The data cannot be copied, or it does not come back.
+    pub fn keep_copy(&mut self, copy: &Path) -> Result<()> {
+        self.stop()?;
+        copy_folder(&self.data, copy)?;
+        self.restart()
+    }
+
+    /// Stops it and starts it on a copy of [`Postgres::keep_copy`], as after the loss of its disk.
+    ///
+    /// # Errors
+    /// The copy cannot be read, or the server does not come back.
+    pub fn restore_copy(&mut self, copy: &Path) -> Result<()> {
+        self.stop()?;
+        fs::remove_dir_all(&self.data).context("cannot remove the data")?;
+        copy_folder(copy, &self.data)?;
+        self.restart()
+    }
+
     /// Stops it: connections are ended, everything is flushed.
     ///
     /// # Errors
@@ -354,6 +375,16 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         let _ = self.stop();
     }
+}
+
+/// With owners and rights; the new folder must not be there yet.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    let mut command = Command::new("cp");
+    command.args(["--archive", "--no-target-directory"]);
+    command.arg(from).arg(to);
+    process::output(command, "")
+        .map(drop)
+        .context("cannot copy the data")
 }
 
 fn password_file(state: &State, role: &str) -> PathBuf {

@@ -121,10 +121,7 @@ impl Rabbit {
         let account = account::for_server(&["rabbitmq", "nobody"])?;
         let home = state.servers().join("rabbitmq");
         for folder in ["", "data", "log", "tls"] {
-            let folder = home.join(folder);
-            fs::create_dir_all(&folder)?;
-            fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
-            account::give(&folder, account.as_ref())?;
+            private_folder(&home.join(folder), account.as_ref())?;
         }
         let node = known_or_new_node(&home)?;
         write_files(state, &home, &node, listener, management, account.as_ref())?;
@@ -278,6 +275,19 @@ impl Rabbit {
         self.wait_until_ready()
     }
 
+    /// Kills the node and removes everything it knew: messages, queues, virtual hosts, users. Then
+    /// starts it, empty but for its administrator.
+    ///
+    /// # Errors
+    /// A file cannot be removed, or it does not come back.
+    pub fn lose_data(&mut self) -> Result<()> {
+        self.kill_9()?;
+        let data = self.home.join("data");
+        fs::remove_dir_all(&data).context("cannot remove the broker's data")?;
+        private_folder(&data, self.account.as_ref())?;
+        self.restart()
+    }
+
     /// Stops the node, then its epmd.
     ///
     /// # Errors
@@ -305,6 +315,12 @@ impl Drop for Rabbit {
     fn drop(&mut self) {
         let _ = self.stop();
     }
+}
+
+fn private_folder(folder: &Path, account: Option<&Account>) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    account::give(folder, account)
 }
 
 fn answers(port: u16) -> bool {

@@ -173,6 +173,7 @@ impl Load {
         Ok(Self {
             process,
             journal,
+            site: site.code().to_owned(),
             history: History::default(),
         })
     }
@@ -289,17 +290,11 @@ impl Ground {
         if service != Service::SiteServer {
             return;
         }
-        let url = format!("{}/metrics", self.site().admin(service));
-        let Ok((200, text)) = http::get(&url, Duration::from_millis(300)) else {
+        let url = self.site().admin(service);
+        let Some(counters) = counters(&url, &SEEN) else {
             return;
         };
-        for (name, start) in [
-            ("repeat", "muster_state_reports_total{outcome=\"repeat\"}"),
-            ("early", "muster_state_early_total"),
-        ] {
-            let value = text.lines().find_map(|line| line.strip_prefix(start));
-            let value = value.and_then(|it| it.trim().parse::<f64>().ok());
-            let value = value.map_or(0, |it| it as u64);
+        for ((name, _), value) in SEEN.into_iter().zip(counters) {
             let held = self.seen.entry((self.life, name)).or_default();
             *held = (*held).max(value);
         }
@@ -434,29 +429,7 @@ impl Ground {
     /// # Errors
     /// When the console gets no answer.
     pub fn matrix_off(&mut self, snapshot: &Snapshot) -> Result<Vec<u64>> {
-        let report = self.admin().ask(&["report", "compliance"])?;
-        let recount = snapshot.recount();
-        let mut off = Vec::new();
-        let updates = report["updates"].as_array();
-        let updates = updates.context("a report without updates")?;
-        for update in updates {
-            let update_no = number(&update["updateNo"]);
-            let [installed, required, _] = u32::try_from(update_no)
-                .ok()
-                .and_then(|it| recount.get(&it).copied())
-                .unwrap_or_default();
-            let told = ["installed", "required"].map(|it| number(&update[it]));
-            if told.map(|it| i64::try_from(it).unwrap_or(-1)) != [installed, required] {
-                off.push(update_no);
-            }
-        }
-        let required = recount.values().filter(|counts| counts[1] > 0).count();
-        ensure!(
-            updates.len() == required,
-            "{} updates in the report, {required} in the rows",
-            updates.len()
-        );
-        Ok(off)
+        matrix_off(&self.admin(), snapshot)
     }
 
     /// Ends a story that went well: nothing of it stays.
@@ -500,6 +473,54 @@ pub(super) fn deployments(site: &Site, owner: Option<&str>) -> Result<()> {
     site.postgres.psql(&database, &script, &[]).map(drop)
 }
 
+/// What a site server counts of what came more than once, and of what came early.
+pub(super) const SEEN: [(&str, &str); 2] = [
+    ("repeat", "muster_state_reports_total{outcome=\"repeat\"}"),
+    ("early", "muster_state_early_total"),
+];
+
+/// Counters of a server by the beginning of their line; 0 when they are not there yet, `None` when
+/// nobody answers.
+pub(super) fn counters(admin: &str, names: &[(&str, &str)]) -> Option<Vec<u64>> {
+    let answer = http::get(&format!("{admin}/metrics"), Duration::from_millis(500));
+    let Ok((200, text)) = answer else {
+        return None;
+    };
+    let value = |start: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(start));
+        let value = value.and_then(|it| it.trim().parse::<f64>().ok());
+        value.map_or(0, |it| it as u64)
+    };
+    Some(names.iter().map(|(_, start)| value(start)).collect())
+}
+
+/// See [`Ground::matrix_off`].
+pub(super) fn matrix_off(admin: &Administrator, snapshot: &Snapshot) -> Result<Vec<u64>> {
+    let report = admin.ask(&["report", "compliance"])?;
+    let recount = snapshot.recount();
+    let mut off = Vec::new();
+    let updates = report["updates"].as_array();
+    let updates = updates.context("a report without updates")?;
+    for update in updates {
+        let update_no = number(&update["updateNo"]);
+        let [installed, required, _] = u32::try_from(update_no)
+            .ok()
+            .and_then(|it| recount.get(&it).copied())
+            .unwrap_or_default();
+        let told = ["installed", "required"].map(|it| number(&update[it]));
+        if told.map(|it| i64::try_from(it).unwrap_or(-1)) != [installed, required] {
+            off.push(update_no);
+        }
+    }
+    let required = recount.values().filter(|counts| counts[1] > 0).count();
+    ensure!(
+        updates.len() == required,
+        "{} updates in the report, {required} in the rows",
+        updates.len()
+    );
+    Ok(off)
+}
+
 pub(super) fn way(site: &Site) -> Way {
     Way {
         management_point: site.grpc(Service::ManagementPoint),
@@ -512,6 +533,8 @@ pub(super) fn way(site: &Site) -> Way {
 pub struct Load {
     process: Process,
     journal: PathBuf,
+    /// Where its clients are.
+    pub site: String,
     /// What its journal says, as far as it was read.
     pub history: History,
 }

@@ -360,6 +360,23 @@ impl History {
             .count()
     }
 
+    /// States that were acknowledged: what the design calls state messages. A report holds several,
+    /// and one that changed again before it was told is none.
+    #[must_use]
+    pub fn states(&self) -> u64 {
+        let of = |client: &ClientHistory| {
+            let to = client.acknowledged;
+            client.changes.range(..=to).count() + client.words.range(..=to).count()
+        };
+        self.clients.iter().map(of).sum::<usize>() as u64
+    }
+
+    /// Different FULL reports that were ever made; each client begins with one.
+    #[must_use]
+    pub fn full(&self) -> usize {
+        self.reports.iter().filter(|(_, full, ..)| *full).count()
+    }
+
     /// Different reports that were ever made.
     #[must_use]
     pub fn distinct(&self) -> usize {
@@ -441,7 +458,7 @@ mod tests {
         rest.unwrap().write_all(b"\n").unwrap();
         history.read_on(&path).unwrap();
         assert_eq!(history.in_flight(now()), 0);
-        assert_eq!(history.acknowledged, 2);
+        assert_eq!((history.acknowledged, history.states()), (2, 6));
         assert!(Journal::create(&path).is_err(), "it is never written over");
     }
 }

@@ -99,17 +99,12 @@ impl Way {
     /// # Errors
     /// When the site does not answer.
     pub async fn asks_for_full(&self, client: Uuid) -> Result<bool> {
+        asks_for_full(&self.gateway()?, client).await
+    }
+
+    fn gateway(&self) -> Result<ClientGatewayServiceClient<Channel>> {
         let channel = self.channel(&self.site_server, "management-point")?;
-        let request = pb_client::GetClientPolicyRequest {
-            client_id: Bytes::copy_from_slice(client.as_bytes()),
-            known_version: Bytes::new(),
-        };
-        let answer = ClientGatewayServiceClient::new(channel)
-            .get_client_policy(request)
-            .await?;
-        let answer = answer.into_inner();
-        let ranges = matches!(&answer.wish, Some(wish) if wish.kind() == pb::WishKind::Ranges);
-        Ok(answer.send_full_report || ranges)
+        Ok(ClientGatewayServiceClient::new(channel))
     }
 
     /// Enrols so many clients; their ids in order.
@@ -131,8 +126,7 @@ impl Way {
             .await?
             .into_inner()
             .tokens;
-        let gateway = self.channel(&self.site_server, "management-point")?;
-        let gateway = ClientGatewayServiceClient::new(gateway);
+        let gateway = self.gateway()?;
         let mut enrolled = Vec::new();
         for (number, token) in tokens.into_iter().enumerate() {
             let machine = pb_client::MachineFacts {
@@ -158,6 +152,20 @@ impl Way {
     }
 }
 
+async fn asks_for_full(
+    gateway: &ClientGatewayServiceClient<Channel>,
+    client: Uuid,
+) -> Result<bool> {
+    let request = pb_client::GetClientPolicyRequest {
+        client_id: Bytes::copy_from_slice(client.as_bytes()),
+        known_version: Bytes::new(),
+    };
+    let answer = gateway.clone().get_client_policy(request).await?;
+    let answer = answer.into_inner();
+    let ranges = matches!(&answer.wish, Some(wish) if wish.kind() == pb::WishKind::Ranges);
+    Ok(answer.send_full_report || ranges)
+}
+
 /// How the fleet behaves.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Manner {
@@ -178,6 +186,16 @@ pub struct Manner {
     /// Answer when the site asks for a full report.
     #[arg(long)]
     pub answer_resync: bool,
+    /// Changes of updates between two reports of a client, at most.
+    #[arg(long, default_value_t = 3)]
+    pub states: u32,
+    /// How often clients ask, as they go on, whether the site wants a full report; with
+    /// `--answer-resync`. Otherwise they ask at the end.
+    #[arg(long, value_name = "SECONDS")]
+    pub poll: Option<u64>,
+    /// One call in so many comes again although it was acknowledged, as when its answer is lost.
+    #[arg(long)]
+    pub twice: Option<u64>,
     /// Every state is new to its client: what is counted twice then shows.
     #[arg(long)]
     pub once: bool,
@@ -247,7 +265,7 @@ impl Member {
         if self.random.random_range(0..2) == 0 {
             self.deploy();
         }
-        for _ in 0..self.random.random_range(1..=3) {
+        for _ in 0..self.random.random_range(1..=manner.states.max(1)) {
             let free = u32::try_from(self.states.len()).unwrap_or(0) + 1;
             let update_no = if manner.once {
                 if free > manner.updates {
@@ -392,6 +410,7 @@ struct Fleet {
     manner: Manner,
     journal: Journal,
     service: StateServiceClient<Channel>,
+    gateway: ClientGatewayServiceClient<Channel>,
     calls: AtomicU64,
     stop: AtomicBool,
     stopped: Notify,
@@ -405,6 +424,7 @@ impl Fleet {
             manner: manner.clone(),
             journal: Journal::create(journal)?,
             service: StateServiceClient::new(channel),
+            gateway: way.gateway()?,
             calls: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
@@ -421,6 +441,7 @@ impl Fleet {
 
     /// Sends the same reports until they are acknowledged.
     async fn deliver(&self, reports: &[(Attempt, pb::ReportEnvelope)]) -> Result<()> {
+        let mut again = false;
         loop {
             let call = self.calls.fetch_add(1, Ordering::SeqCst);
             let attempts: Vec<Entry> = reports
@@ -434,7 +455,14 @@ impl Fleet {
             };
             let answer = self.service.clone().relay_reports(request).await;
             match answer {
-                Ok(_) => return self.journal.write(&[Entry::Acknowledged(call)]).await,
+                Ok(_) => {
+                    self.journal.write(&[Entry::Acknowledged(call)]).await?;
+                    let twice = self.manner.twice;
+                    if again || twice.is_none_or(|of| !call.is_multiple_of(of)) {
+                        return Ok(());
+                    }
+                    again = true;
+                }
                 Err(status) => {
                     ensure!(
                         status.code() != tonic::Code::InvalidArgument,
@@ -458,7 +486,18 @@ impl Fleet {
             .first_mut()
             .map_or(0.0, |it| it.random.random_range(0.0..1.0));
         let mut due = tokio::time::Instant::now() + every.mul_f64(first);
+        let mut asked_at = tokio::time::Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
+            let poll = self.manner.poll.map(Duration::from_secs);
+            if poll.is_some_and(|poll| asked_at.elapsed() >= poll) {
+                for member in &mut members {
+                    // A site that does not answer is asked again.
+                    member.sends_full |= asks_for_full(&self.gateway, member.id)
+                        .await
+                        .unwrap_or(false);
+                }
+                asked_at = tokio::time::Instant::now();
+            }
             let from = round % members.len();
             round += REPORTS;
             if (round / REPORTS).is_multiple_of(SWAPPED) {
@@ -542,7 +581,7 @@ impl Fleet {
             let mut asked = 0;
             for place in 0..members.len() {
                 let id = members[place].id;
-                if let Ok(true) = self.way.asks_for_full(id).await {
+                if let Ok(true) = asks_for_full(&self.gateway, id).await {
                     asked += 1;
                     members[place].sends_full = true;
                     self.one_call(&mut members[place..=place], 0, false).await?;

@@ -342,6 +342,16 @@ impl Site {
         Ok(None)
     }
 
+    /// The broker loses everything it had, and its virtual host and the users of this site's servers
+    /// are made again, as at the installation.
+    ///
+    /// # Errors
+    /// The broker does not come back, or refuses.
+    pub fn lose_broker(&mut self) -> Result<()> {
+        self.rabbit.lose_data()?;
+        self.rabbit.define(self.code(), &broker_users(self.code()))
+    }
+
     /// Stops the servers, last started first, then the broker and the database.
     ///
     /// # Errors
@@ -457,7 +467,12 @@ fn start_rabbit(state: &State, servers: &Programs, plan: &Plan, folder: &Path) -
         Management::Off
     };
     let rabbit = Rabbit::start(state, servers, &listener, management)?;
-    // The site server owns everything of its site; a management point can only hand in states.
+    rabbit.define(code, &broker_users(code))?;
+    Ok(rabbit)
+}
+
+/// The site server owns everything of its site; a management point can only hand in states.
+fn broker_users(code: &str) -> [User; 2] {
     let site = format!("^(site|link)\\.{code}\\.");
     let user = |name: &str, configure: &str, write: &str, read: &str| User {
         name: name.to_owned(),
@@ -465,7 +480,7 @@ fn start_rabbit(state: &State, servers: &Programs, plan: &Plan, folder: &Path) -
         write: write.to_owned(),
         read: read.to_owned(),
     };
-    let users = [
+    [
         user(Service::SiteServer.name(), &site, &site, &site),
         user(
             Service::ManagementPoint.name(),
@@ -473,9 +488,7 @@ fn start_rabbit(state: &State, servers: &Programs, plan: &Plan, folder: &Path) -
             &format!("^site\\.{code}\\.states$"),
             "^$",
         ),
-    ];
-    rabbit.define(code, &users)?;
-    Ok(rabbit)
+    ]
 }
 
 /// Agents keep the addresses they were given, so a site's ports stay the same.
