@@ -42,7 +42,7 @@ fn tier() -> Result<Tier> {
             clients: vec![("S11", 150), ("P01", 50)],
             states: 60_000,
             kills: 12,
-            pace: 60,
+            pace: 30,
             patience: Duration::from_secs(120),
         });
     }
