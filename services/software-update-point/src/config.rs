@@ -82,6 +82,9 @@ pub struct Source {
     /// The architectures to follow where a source does not say; empty: this machine's own.
     #[serde(default)]
     pub architectures: Vec<String>,
+    /// How the software update point above is followed.
+    #[serde(default)]
+    pub parent: ParentSource,
 }
 
 impl Source {
@@ -97,6 +100,32 @@ pub enum SourceKind {
     /// Debian archives.
     #[default]
     Apt,
+    /// The software update point of the parent site.
+    Parent,
+}
+
+/// How the software update point above is followed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParentSource {
+    /// Our own site server (gRPC), which knows the parent.
+    pub site_server: Option<String>,
+    /// How often the parent is asked for its generation.
+    #[serde(with = "humantime_serde")]
+    pub poll_interval: Duration,
+    /// Files with the vendors' keys. None: those that the root's own sources name for a suite, otherwise
+    /// the root's default keyrings.
+    pub keyrings: Vec<PathBuf>,
+}
+
+impl Default for ParentSource {
+    fn default() -> Self {
+        Self {
+            site_server: None,
+            poll_interval: Duration::from_secs(60),
+            keyrings: Vec::new(),
+        }
+    }
 }
 
 /// `"machine"`, or a list of suites.
@@ -207,6 +236,11 @@ mod tests {
             config.source.sources,
             Sources::Word(MachineWord::Machine)
         ));
+        let parent = ParentSource {
+            site_server: config.source.parent.site_server.clone(),
+            ..ParentSource::default()
+        };
+        assert_eq!(format!("{:?}", config.source.parent), format!("{parent:?}"));
         assert!(matches!(
             config.source.check_valid_until,
             CheckValidUntil::Fixed(true)

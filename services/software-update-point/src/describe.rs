@@ -34,6 +34,10 @@ pub(crate) fn describe() {
         "muster_sup_scans_total",
         "Requests for scan metadata, by what was answered."
     );
+    describe_counter!(
+        "muster_sup_parent_unavailable_total",
+        "Looks at the software update point above that found nobody."
+    );
     // So that the first failure is an increase.
     metrics::counter!("muster_sup_sync_failures_total").increment(0);
 }

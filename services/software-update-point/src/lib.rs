@@ -1,7 +1,8 @@
 //! The software update point: keeps the update catalog current and serves scan metadata.
 //!
 //! A synchronisation is `app/sync_catalog.rs`; what it may trust is decided in `app/fetch_suite.rs`,
-//! what it changes in `domain/diff.rs`. What a client gets is decided in `domain/scan.rs`.
+//! what it changes in `domain/diff.rs`. A site below follows the one above: `app/take_over_catalog.rs`,
+//! `domain/replica.rs`. What a client gets is decided in `domain/scan.rs`.
 //! The catalog's tables are in `migrations/software-update-point/`.
 
 mod app;
@@ -16,8 +17,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use jiff::Timestamp;
 use muster_proto::catalog::catalog_service_server::CatalogServiceServer;
+use muster_proto::catalog::replica_service_server::ReplicaServiceServer;
 use muster_proto::catalog::scan_service_server::ScanServiceServer;
 use muster_proto::catalog::sync_service_server::SyncServiceServer;
 use muster_runtime::admin::{self, Readiness};
@@ -26,12 +29,14 @@ use muster_runtime::{Tasks, grpc as runtime_grpc};
 use tonic::codec::CompressionEncoding;
 
 pub use config::{
-    CheckValidUntil, Config, Fetch, ListedSource, MachineWord, Schedule, Source, SourceKind,
-    Sources,
+    CheckValidUntil, Config, Fetch, ListedSource, MachineWord, ParentSource, Schedule, Source,
+    SourceKind, Sources,
 };
 
 use crate::app::Point;
 use crate::domain::schedule::Rule;
+use crate::store::parent::Parent;
+use crate::tasks::follow_parent::follow_parent;
 use crate::tasks::refresh_catalog::refresh_catalog;
 use crate::tasks::sync_on_schedule::sync_on_schedule;
 
@@ -99,12 +104,16 @@ pub async fn start(config: Config) -> anyhow::Result<Handle> {
     let schedule = Rule {
         every: config.schedule.full_sync_every,
         retry_after: config.schedule.retry_after,
-        at_start: config.schedule.sync_at_start,
+        // A parent is looked at all the time, and may not be there yet.
+        at_start: config.schedule.sync_at_start && config.source.kind == SourceKind::Apt,
     };
+    let parent = parent(&config)?;
+    let poll_interval = config.source.parent.poll_interval;
     let (data_dir, source, fetch) = (&config.data_dir, config.source, config.fetch);
     let point = Point::new(
         pool.clone(),
         data_dir,
+        parent,
         source,
         fetch,
         schedule,
@@ -137,6 +146,9 @@ pub async fn start(config: Config) -> anyhow::Result<Handle> {
         .add_service(scan)
         .add_service(SyncServiceServer::new(grpc::Syncs(Arc::clone(&point))))
         .add_service(CatalogServiceServer::new(grpc::Catalog(Arc::clone(&point))))
+        .add_service(ReplicaServiceServer::new(grpc::Replicas(Arc::clone(
+            &point,
+        ))))
         .start()
         .await?;
 
@@ -149,6 +161,12 @@ pub async fn start(config: Config) -> anyhow::Result<Handle> {
     tasks.every("sync-on-schedule", SCHEDULE, Some(nudge), move || {
         sync_on_schedule(Arc::clone(&held))
     });
+    if point.parent.is_some() {
+        let held = Arc::clone(&point);
+        tasks.every("follow-parent", poll_interval, None, move || {
+            follow_parent(Arc::clone(&held))
+        });
+    }
     readiness.set(true);
     Ok(Handle {
         server,
@@ -157,4 +175,15 @@ pub async fn start(config: Config) -> anyhow::Result<Handle> {
         tasks,
         point,
     })
+}
+
+/// The software update point above, when it is what is followed.
+fn parent(config: &Config) -> anyhow::Result<Option<Parent>> {
+    if config.source.kind == SourceKind::Apt {
+        return Ok(None);
+    }
+    let site_server = config.source.parent.site_server.as_deref();
+    let site_server =
+        site_server.context("source.kind is \"parent\" without source.parent.site_server")?;
+    Ok(Some(Parent::new(site_server, &config.tls)?))
 }

@@ -7,7 +7,7 @@ use muster_proto::link::join_service_client::JoinServiceClient;
 use muster_proto::{link as wire, site as pb};
 use muster_rabbitmq::Management;
 use muster_runtime::Role;
-use muster_runtime::grpc::{ChannelOptions, channel_with};
+use muster_runtime::grpc::{Channel, ChannelOptions, channel_with};
 use muster_runtime::status::chain;
 use muster_runtime::tls::{ClientTls, Peer};
 
@@ -57,6 +57,15 @@ pub(crate) async fn leave_parent(
 }
 
 async fn tell(access: &invitations::Access) -> Result<(), Error> {
+    JoinServiceClient::new(parent_channel(access)?)
+        .leave(wire::LeaveRequest {})
+        .await
+        .map_err(Error::service("parent site"))?;
+    Ok(())
+}
+
+/// To the parent's site server, as the child that it knows.
+pub(super) fn parent_channel(access: &invitations::Access) -> Result<Channel, Error> {
     let options = ChannelOptions {
         connect_timeout: Duration::from_secs(5),
         request_timeout: PATIENCE,
@@ -64,13 +73,8 @@ async fn tell(access: &invitations::Access) -> Result<(), Error> {
         ..ChannelOptions::default()
     };
     let tls = ClientTls::from_pem(&access.ca, &access.certificate, &access.key)?;
-    let channel = channel_with(&access.address, tls, &options)
-        .map_err(|_| Error::Internal("the parent's address is none"))?;
-    JoinServiceClient::new(channel)
-        .leave(wire::LeaveRequest {})
-        .await
-        .map_err(Error::service("parent site"))?;
-    Ok(())
+    channel_with(&access.address, tls, &options)
+        .map_err(|_| Error::Internal("the parent's address is none"))
 }
 
 /// A child says that it leaves. Only with the certificate that it got last: an older one may be in

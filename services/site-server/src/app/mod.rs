@@ -35,6 +35,7 @@ pub(crate) mod record_states;
 pub(crate) mod register_client;
 pub(crate) mod renew_identity;
 pub(crate) mod resync_clients;
+pub(crate) mod show_upstream;
 mod site;
 pub(crate) mod sum_up_counters;
 

@@ -5,6 +5,11 @@ use muster_runtime::auth::{Caller, Table};
 
 const ADMINISTRATOR: &[Caller] = &[Caller::Role(Role::Administrator)];
 const CHILD_SITE: &[Caller] = &[Caller::Role(Role::ChildSite)];
+/// What serves clients content and scans, and gets both from the parent's.
+const SUPPLIED: &[Caller] = &[
+    Caller::Role(Role::SoftwareUpdatePoint),
+    Caller::Role(Role::DistributionPoint),
+];
 const MANAGEMENT_POINT: &[Caller] = &[Caller::Role(Role::ManagementPoint)];
 
 /// One row per method.
@@ -174,6 +179,8 @@ pub(crate) const TABLE: Table = &[
     // The token in it is the proof.
     ("/muster.link.v1.JoinService/Join", &[Caller::Anyone]),
     ("/muster.link.v1.JoinService/Leave", CHILD_SITE),
+    ("/muster.link.v1.UpstreamService/GetUpstream", SUPPLIED),
+    ("/muster.link.v1.UpstreamService/GetRoles", CHILD_SITE),
     ("/muster.site.v1.SiteService/ListSites", ADMINISTRATOR),
     ("/muster.site.v1.SiteService/GetSite", ADMINISTRATOR),
     (
@@ -218,6 +225,7 @@ mod tests {
             "muster.content.v1.PackageService",
             "muster.deployment.v1.DeploymentService",
             "muster.link.v1.JoinService",
+            "muster.link.v1.UpstreamService",
             "muster.report.v1.ReportService",
             "muster.site.v1.SiteService",
             "muster.state.v1.BacklogService",

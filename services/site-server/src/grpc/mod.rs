@@ -12,6 +12,7 @@ mod report_service;
 mod site_service;
 mod sync_service;
 mod update_service;
+mod upstream_service;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use muster_proto::collection::collection_service_server::CollectionServiceServer
 use muster_proto::content::package_service_server::PackageServiceServer;
 use muster_proto::deployment::deployment_service_server::DeploymentServiceServer;
 use muster_proto::link::join_service_server::JoinServiceServer;
+use muster_proto::link::upstream_service_server::UpstreamServiceServer;
 use muster_proto::report::report_service_server::ReportServiceServer;
 use muster_proto::site::site_service_server::SiteServiceServer;
 use muster_proto::state::backlog_service_server::BacklogServiceServer;
@@ -67,6 +69,7 @@ pub(crate) async fn serve(
         .add_service(ReportServiceServer::new(report_service::Door(site())))
         .add_service(SiteServiceServer::new(site_service::Door(site())))
         .add_service(JoinServiceServer::new(join_service::Door(site())))
+        .add_service(UpstreamServiceServer::new(upstream_service::Door(site())))
         .add_service(BacklogServiceServer::new(backlog_service::Door(site())))
         .start()
         .await

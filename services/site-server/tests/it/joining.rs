@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use muster_proto::link::join_service_client::JoinServiceClient;
-use muster_proto::link::{JoinRequest, LinkHealth};
+use muster_proto::link::upstream_service_client::UpstreamServiceClient;
+use muster_proto::link::{GetRolesRequest, GetUpstreamRequest, JoinRequest, LinkHealth};
 use muster_proto::site::site_service_client::SiteServiceClient;
 use muster_proto::site::{
     CreateInvitationRequest, JoinParentRequest, LeaveParentRequest, ListLinksRequest,
     ListSitesRequest, RemoveChildRequest, Site as Shown,
 };
 use muster_rabbitmq::ManagementConfig;
-use muster_runtime::grpc::{ChannelOptions, channel_pinned};
+use muster_runtime::grpc::{ChannelOptions, channel_pinned, channel_with};
 use muster_runtime::status::reason;
+use muster_runtime::tls::ClientTls;
 use tonic::{Code, Status};
 
 use crate::site::{Ground, Site};
@@ -143,6 +145,56 @@ async fn a_site_becomes_a_child_with_a_token_and_leaves_again() {
     let token = central.invite("J01").await.unwrap();
     child.join(&token).await.unwrap();
     assert_eq!(central.peers().await, [("J01".to_owned(), false)]);
+}
+
+#[tokio::test]
+async fn a_childs_roles_learn_where_the_parents_are_and_nobody_else_does() {
+    let (central, child) = (start("CEO", true).await, start("J21", false).await);
+    let ask = async |site: &Site, name| {
+        let mut service = UpstreamServiceClient::new(site.channel(name));
+        service.get_upstream(GetUpstreamRequest {}).await
+    };
+    let alone = ask(&child, "software-update-point").await;
+    assert_eq!(refused(alone), conflict("NO_PARENT"));
+
+    let token = central.invite("J21").await.unwrap();
+    child.join(&token).await.unwrap();
+    let supplied = ["software-update-point", "distribution-point"];
+    for name in supplied {
+        let upstream = ask(&child, name).await.unwrap().into_inner();
+        let roles = upstream.roles.unwrap();
+        assert_eq!(upstream.site_code, "CEO");
+        assert_eq!(roles.software_update_points.len(), 1);
+        // What it is lent opens the parent's doors for sites below, and no others.
+        let tls = ClientTls::from_pem(&upstream.ca, &upstream.certificate, &upstream.key).unwrap();
+        let address = format!("https://127.0.0.1:{}", central.config.listen.port());
+        let lent = channel_with(&address, tls, &ChannelOptions::default()).unwrap();
+        let mut service = UpstreamServiceClient::new(lent.clone());
+        let again = service.get_roles(GetRolesRequest {}).await.unwrap();
+        assert_eq!(again.into_inner(), roles);
+        let other = service.get_upstream(GetUpstreamRequest {}).await;
+        assert_eq!(other.unwrap_err().code(), Code::PermissionDenied);
+        let mut sites = SiteServiceClient::new(lent);
+        let other = sites.list_sites(ListSitesRequest {}).await;
+        assert_eq!(other.unwrap_err().code(), Code::PermissionDenied);
+    }
+    for name in ["administrator", "management-point", "site-server"] {
+        let code = ask(&child, name).await.unwrap_err().code();
+        assert_eq!(code, Code::PermissionDenied, "{name}");
+    }
+    for name in supplied.into_iter().chain(["administrator", "site-server"]) {
+        let mut service = UpstreamServiceClient::new(central.channel(name));
+        let answer = service.get_roles(GetRolesRequest {}).await;
+        assert_eq!(answer.unwrap_err().code(), Code::PermissionDenied, "{name}");
+    }
+
+    // Once it is removed, what it was lent opens nothing.
+    let request = RemoveChildRequest {
+        site_code: "J21".into(),
+    };
+    central.sites().remove_child(request).await.unwrap();
+    let gone = ask(&child, "distribution-point").await.unwrap_err();
+    assert_eq!(gone.code(), Code::Unavailable);
 }
 
 #[tokio::test]

@@ -65,6 +65,7 @@ impl Site {
                 root: PathBuf::from("/"),
                 check_valid_until: CheckValidUntil::Fixed(true),
                 architectures: vec!["amd64".to_owned()],
+                parent: Default::default(),
             },
             fetch: Fetch::default(),
         };

@@ -5,6 +5,7 @@ use muster_apt::openpgp::{KeyringError, Refused};
 use muster_apt::release::{self, Stale};
 use muster_runtime::status::{HasKind, Kind};
 
+use crate::domain::replica;
 use crate::store::upstream::FetchError;
 
 /// A call cannot be answered.
@@ -99,6 +100,14 @@ pub(crate) enum Cause {
     Truncated { file: String },
     #[error("{file} cannot be decompressed: {reason}")]
     Unreadable { file: String, reason: String },
+    #[error("this site has no parent to follow")]
+    NoParent,
+    #[error("the software update point of the parent site is not reached: {0}")]
+    Parent(String),
+    #[error("what the parent sends makes no sense: {0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Replica(#[from] replica::Refusal),
     #[error("another software update point recorded a synchronisation meanwhile")]
     Overtaken,
     #[error("the process is stopping")]
@@ -138,6 +147,10 @@ impl Failure {
             Cause::NoIndex(_) => "INDEX_MISSING",
             Cause::Truncated { .. } => "INDEX_TRUNCATED",
             Cause::Unreadable { .. } => "INDEX_UNREADABLE",
+            Cause::NoParent => "NO_PARENT",
+            Cause::Parent(_) => "PARENT_UNAVAILABLE",
+            Cause::Malformed(_) => "PARENT_MALFORMED",
+            Cause::Replica(refusal) => refusal.reason(),
             Cause::Overtaken => "OVERTAKEN",
             Cause::Stopping => "STOPPING",
             Cause::Own(error) => error.reason(),

@@ -171,7 +171,7 @@ fn still_valid(held: &SuiteState, followed: &Followed, now: Timestamp) -> Result
 }
 
 /// Signature, then meaning, then dates: nothing of a file is believed before its signature is good.
-fn verify(
+pub(super) fn verify(
     bytes: &[u8],
     root: &std::path::Path,
     followed: &Followed,
@@ -194,7 +194,10 @@ fn verify(
     Ok(release)
 }
 
-fn indexes(release: &Release, followed: &Followed) -> Result<Vec<(String, Index)>, Cause> {
+pub(super) fn indexes(
+    release: &Release,
+    followed: &Followed,
+) -> Result<Vec<(String, Index)>, Cause> {
     let mut indexes = Vec::new();
     for component in &followed.components {
         for architecture in &followed.architectures {
@@ -206,7 +209,7 @@ fn indexes(release: &Release, followed: &Followed) -> Result<Vec<(String, Index)
     Ok(indexes)
 }
 
-async fn keep(point: &Point, sha256: &[u8; 32], bytes: Vec<u8>) -> Result<(), Failure> {
+pub(super) async fn keep(point: &Point, sha256: &[u8; 32], bytes: Vec<u8>) -> Result<(), Failure> {
     let (artifacts, sha256) = (point.artifacts.clone(), *sha256);
     let file = |source| super::Error::File {
         what: "a signed file",

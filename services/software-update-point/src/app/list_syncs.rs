@@ -36,6 +36,10 @@ pub(crate) async fn next_scheduled(point: &Point) -> Result<Option<Timestamp>, E
         .get()
         .await
         .map_err(muster_postgres::Error::from)?;
-    let past = store::syncs::past(&db).await?;
+    let mut past = store::syncs::past(&db).await?;
+    if point.parent.is_some() {
+        // The parent looks for newer ones in time, and is looked at all the time.
+        past.expires = None;
+    }
     Ok(schedule::next(point.schedule, past, Timestamp::now()))
 }

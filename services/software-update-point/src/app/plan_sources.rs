@@ -57,10 +57,7 @@ impl Followed {
 /// `apt-config` and `dpkg`, for milliseconds.
 pub(crate) fn plan_sources(source: &Source) -> Result<Vec<Followed>, Failure> {
     let failed = |reason: String| Cause::Sources(reason).at("the configuration");
-    let check_valid_until = match source.check_valid_until {
-        CheckValidUntil::Fixed(check) => check,
-        CheckValidUntil::Word(_) => machine_checks_valid_until(&source.root),
-    };
+    let check_valid_until = checks_valid_until(source);
     let mut architectures = source.architectures.clone();
     if architectures.is_empty() {
         architectures.push(machine_architecture());
@@ -132,6 +129,14 @@ pub(crate) fn plan_sources(source: &Source) -> Result<Vec<Followed>, Failure> {
         }
     }
     Ok(merged)
+}
+
+/// Whether an expired release is refused, where a source does not say otherwise.
+pub(crate) fn checks_valid_until(source: &Source) -> bool {
+    match source.check_valid_until {
+        CheckValidUntil::Fixed(check) => check,
+        CheckValidUntil::Word(_) => machine_checks_valid_until(&source.root),
+    }
 }
 
 /// Entries for the same suite become one, with the components of all of them.

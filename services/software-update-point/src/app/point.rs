@@ -14,6 +14,7 @@ use crate::domain::schedule::Rule;
 use crate::domain::sync::Sync;
 use crate::store;
 use crate::store::artifacts::Artifacts;
+use crate::store::parent::Parent;
 use crate::store::upstream::Upstream;
 
 /// What all use cases share.
@@ -22,6 +23,8 @@ pub(crate) struct Point {
     pub(crate) pool: Pool,
     pub(crate) artifacts: Artifacts,
     pub(crate) upstream: Upstream,
+    /// The software update point above, for a source of that kind.
+    pub(crate) parent: Option<Parent>,
     pub(crate) source: Source,
     pub(crate) fetch: Fetch,
     pub(crate) schedule: Rule,
@@ -41,6 +44,7 @@ impl Point {
     pub(crate) fn new(
         pool: Pool,
         data_dir: &Path,
+        parent: Option<Parent>,
         source: Source,
         fetch: Fetch,
         schedule: Rule,
@@ -56,6 +60,7 @@ impl Point {
             pool,
             artifacts: Artifacts::open(data_dir).map_err(folder)?,
             upstream,
+            parent,
             source,
             fetch,
             schedule,
@@ -81,10 +86,13 @@ impl Point {
             .get()
             .await
             .map_err(muster_postgres::Error::from)?;
-        let (generation, _) = store::catalog::generation(&db).await?;
-        if generation == self.catalog().generation {
+        // What was repaired keeps its generation, not its time.
+        let (generation, changed_at) = store::catalog::generation(&db).await?;
+        let held = self.catalog();
+        if (generation, changed_at) == (held.generation, held.changed_at) {
             return Ok(false);
         }
+        drop(held);
         let tx = db
             .build_transaction()
             .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)

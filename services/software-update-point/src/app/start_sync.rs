@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::error::Cause;
 use super::sync_catalog::sync_catalog;
+use super::take_over_catalog::take_over_catalog;
 use super::{Error, Point};
 use crate::domain::sync::{Kind, Phase, RejectedStanza, Sync};
 use crate::store;
@@ -46,7 +47,13 @@ async fn run(point: &Point, mut sync: Sync) {
     let token = point.tasks.token();
     let outcome = {
         // A panic must end the synchronisation too, or no other could ever start.
-        let work = AssertUnwindSafe(sync_catalog(point, &mut sync)).catch_unwind();
+        let work = async {
+            match &point.parent {
+                Some(parent) => take_over_catalog(point, parent, &mut sync).await,
+                None => sync_catalog(point, &mut sync).await,
+            }
+        };
+        let work = AssertUnwindSafe(work).catch_unwind();
         tokio::select! {
             outcome = work => outcome,
             () = token.cancelled() => Ok(Err(Cause::Stopping.at("the synchronisation"))),

@@ -170,14 +170,14 @@ async fn record(
     // ones expire. To a client such a generation is a difference without content.
     store::suites::take_snapshot(&tx, next).await?;
     let next_update_no = next_update_no + count(changes.new.len());
-    store::catalog::advance(&tx, next, next_update_no, now).await?;
+    store::catalog::advance(&tx, next, next_update_no, now, None).await?;
     tx.commit().await?;
     sync.generation = next;
     Ok(rejected)
 }
 
 /// Removes files that no snapshot names. A failure costs only space, and the next one tries again.
-async fn sweep(point: &Point) {
+pub(super) async fn sweep(point: &Point) {
     let wanted = async {
         let db = point
             .pool
@@ -200,7 +200,7 @@ async fn sweep(point: &Point) {
 }
 
 /// Shows where the synchronisation is.
-fn tell(point: &Point, sync: &mut Sync, phase: Phase, detail: &str) {
+pub(super) fn tell(point: &Point, sync: &mut Sync, phase: Phase, detail: &str) {
     if sync.phase != phase {
         metrics::gauge!("muster_sup_sync_phase").set(f64::from(phase.code()));
     }

@@ -12,6 +12,8 @@ use super::channel::Channel;
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     pub(crate) generation: u64,
+    /// Which generation of this number it is; empty for none.
+    pub(crate) stamp: Vec<u8>,
     pub(crate) changed_at: Timestamp,
     /// By number, ascending.
     pub(crate) channels: Vec<(i32, Channel)>,
@@ -71,6 +73,7 @@ impl Catalog {
         }
         Self {
             generation,
+            stamp: Vec::new(),
             changed_at,
             channels,
             updates,

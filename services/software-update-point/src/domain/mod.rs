@@ -5,6 +5,7 @@ pub(crate) mod catalog;
 pub(crate) mod channel;
 pub(crate) mod collect;
 pub(crate) mod diff;
+pub(crate) mod replica;
 pub(crate) mod scan;
 pub(crate) mod schedule;
 pub(crate) mod sync;

@@ -8,6 +8,13 @@ const SERVERS: &[Caller] = &[
     Caller::Role(Role::SiteServer),
     Caller::Role(Role::DistributionPoint),
 ];
+/// What a software update point of a site below needs too: it shows its site's certificate.
+const SERVERS_AND_BELOW: &[Caller] = &[
+    Caller::Role(Role::SiteServer),
+    Caller::Role(Role::DistributionPoint),
+    Caller::Role(Role::ChildSite),
+];
+const CHILD_SITE: &[Caller] = &[Caller::Role(Role::ChildSite)];
 const CLIENT: &[Caller] = &[Caller::Role(Role::Client)];
 
 /// Every method of this server. What is not here nobody may call.
@@ -15,13 +22,23 @@ pub(crate) const ACCESS: Table = &[
     ("/muster.catalog.v1.SyncService/StartSync", SITE_SERVER),
     ("/muster.catalog.v1.SyncService/WatchSync", SITE_SERVER),
     ("/muster.catalog.v1.SyncService/ListSyncs", SITE_SERVER),
-    ("/muster.catalog.v1.CatalogService/GetGeneration", SERVERS),
+    (
+        "/muster.catalog.v1.CatalogService/GetGeneration",
+        SERVERS_AND_BELOW,
+    ),
     ("/muster.catalog.v1.CatalogService/StreamUpdates", SERVERS),
     (
         "/muster.catalog.v1.CatalogService/GetArchiveSnapshot",
         SERVERS,
     ),
-    ("/muster.catalog.v1.CatalogService/GetArtifact", SERVERS),
+    (
+        "/muster.catalog.v1.CatalogService/GetArtifact",
+        SERVERS_AND_BELOW,
+    ),
+    (
+        "/muster.catalog.v1.ReplicaService/StreamCatalog",
+        CHILD_SITE,
+    ),
     ("/muster.catalog.v1.ScanService/GetScanMetadata", CLIENT),
 ];
 
@@ -34,6 +51,7 @@ mod tests {
         let services = [
             "muster.catalog.v1.SyncService",
             "muster.catalog.v1.CatalogService",
+            "muster.catalog.v1.ReplicaService",
             "muster.catalog.v1.ScanService",
         ];
         muster_runtime::auth::assert_covers(ACCESS, muster_proto::DESCRIPTORS, &services);

@@ -39,6 +39,7 @@ impl CatalogService for Catalog {
             generation: catalog.generation,
             updates: u32::try_from(catalog.in_force()).unwrap_or(u32::MAX),
             created_at: Some(to_timestamp(catalog.changed_at)),
+            stamp: catalog.stamp.clone().into(),
         }))
     }
 

@@ -10,6 +10,7 @@ use muster_proto::convert::to_timestamp;
 use crate::domain::archive::SuiteSnapshot;
 use crate::domain::catalog::Catalog;
 use crate::domain::collect::Leaf;
+use crate::domain::replica::{Head, Row};
 use crate::domain::scan::Selected;
 use crate::domain::sync::{Kind, Phase, Sync};
 use crate::domain::update::StoredUpdate;
@@ -174,5 +175,47 @@ fn scan_suite(catalog: &Catalog, channel: usize) -> pb::ScanSuite {
         site: channel.site().to_owned(),
         not_automatic: channel.not_automatic,
         but_automatic_upgrades: channel.but_automatic_upgrades,
+    }
+}
+
+pub(super) fn head(head: Head) -> pb::CatalogHead {
+    let suites = head.suites.into_iter().map(|(suite, fully_applied)| {
+        let suite = Some(archive_suite(suite));
+        pb::ReplicaSuite {
+            suite,
+            fully_applied,
+        }
+    });
+    let channels = head.channels.into_iter().map(|it| pb::ReplicaChannel {
+        archive_uri: it.archive_uri,
+        suite: it.suite,
+        component: it.component,
+        origin: it.origin,
+        label: it.label,
+        archive_suite: it.archive_suite,
+        codename: it.codename,
+        version: it.version,
+        not_automatic: it.not_automatic,
+        but_automatic_upgrades: it.but_automatic_upgrades,
+    });
+    pb::CatalogHead {
+        generation: head.generation,
+        stamp: head.stamp.into(),
+        created_at: Some(to_timestamp(head.changed_at)),
+        next_update_no: head.next_update_no,
+        full: head.full,
+        known: head.known,
+        suites: suites.collect(),
+        channels: channels.collect(),
+    }
+}
+
+pub(super) fn replica(channel: usize, row: Row) -> pb::ReplicaUpdate {
+    pb::ReplicaUpdate {
+        channel: u32::try_from(channel).unwrap_or(u32::MAX),
+        scan_generation: row.scan_generation,
+        first_generation: row.first_generation,
+        expired_generation: row.expired_generation.unwrap_or(0),
+        update: Some(update(row.update)),
     }
 }

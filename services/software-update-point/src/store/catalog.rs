@@ -27,27 +27,64 @@ pub(crate) async fn lock(db: &impl GenericClient) -> Result<(u64, u32), Error> {
     Ok((to_u64(row.try_get(0)?), to_u32(row.try_get(1)?)))
 }
 
-/// Puts the next generation in force.
+/// How many stamps are kept: who is further behind gets everything.
+const STAMPS: i64 = 1_000;
+
+/// Puts a generation in force. Its stamp is the parent's, or a new one.
 pub(crate) async fn advance(
     db: &impl GenericClient,
     generation: u64,
     next_update_no: u32,
     now: Timestamp,
+    stamp: Option<&[u8]>,
 ) -> Result<(), Error> {
     const SQL: &str = "
         UPDATE catalog SET (generation, next_update_no, changed_at) = ($1, $2, $3)";
-    db.execute(SQL, &[&to_i64(generation), &to_i32(next_update_no), &now])
+    const STAMP: &str = "
+        INSERT INTO generations (generation, stamp)
+        VALUES ($1, coalesce($2, uuid_send(gen_random_uuid())))
+        ON CONFLICT (generation) DO UPDATE SET stamp = excluded.stamp";
+    const FORGET: &str = "DELETE FROM generations WHERE generation < $1::bigint - $2::bigint";
+    let generation = to_i64(generation);
+    db.execute(SQL, &[&generation, &to_i32(next_update_no), &now])
         .await?;
+    db.execute(STAMP, &[&generation, &stamp]).await?;
+    db.execute(FORGET, &[&generation, &STAMPS]).await?;
     Ok(())
+}
+
+/// The stamp of a generation; `None` when it is not known.
+pub(crate) async fn stamp(
+    db: &impl GenericClient,
+    generation: u64,
+) -> Result<Option<Vec<u8>>, Error> {
+    const SQL: &str = "SELECT stamp FROM generations WHERE generation = $1";
+    let row = db.query_opt(SQL, &[&to_i64(generation)]).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
+}
+
+/// The generation in force, the next number of an update, and since when.
+pub(crate) async fn in_force(db: &impl GenericClient) -> Result<(u64, u32, Timestamp), Error> {
+    const SQL: &str = "SELECT generation, next_update_no, changed_at FROM catalog";
+    let row = db.query_one(SQL, &[]).await?;
+    let (generation, next) = (to_u64(row.try_get(0)?), to_u32(row.try_get(1)?));
+    Ok((generation, next, row.try_get(2)?))
+}
+
+const CHANNELS: &str = "
+    SELECT channel_no, archive_uri, suite, component, origin, label, archive_suite, codename,
+           version, not_automatic, but_automatic_upgrades
+    FROM channels ORDER BY channel_no";
+
+/// All channels with their numbers.
+pub(crate) async fn channels(db: &impl GenericClient) -> Result<Vec<(i32, Channel)>, Error> {
+    let rows = db.query(CHANNELS, &[]).await?;
+    rows.iter().map(channel).collect()
 }
 
 /// Reads all of it. The caller's transaction must be REPEATABLE READ, so that the parts belong
 /// together.
 pub(crate) async fn load(db: &impl GenericClient) -> Result<Catalog, Error> {
-    const CHANNELS: &str = "
-        SELECT channel_no, archive_uri, suite, component, origin, label, archive_suite, codename,
-               version, not_automatic, but_automatic_upgrades
-        FROM channels ORDER BY channel_no";
     const UPDATES: &str = "
         SELECT update_no, update_id, revision, scan_generation, first_generation,
                expired_generation, channel_no, source_package, source_version, content,
@@ -57,8 +94,8 @@ pub(crate) async fn load(db: &impl GenericClient) -> Result<Catalog, Error> {
         SELECT update_no, package, version, architecture, phased_percentage
         FROM update_leaves ORDER BY update_no, leaf_no";
     let (generation, changed_at) = generation(db).await?;
-    let rows = db.query(CHANNELS, &[]).await?;
-    let channels: Vec<(i32, Channel)> = rows.iter().map(channel).collect::<Result<_, _>>()?;
+    let stamp = stamp(db, generation).await?.unwrap_or_default();
+    let channels = channels(db).await?;
     let index: HashMap<i32, usize> = channels
         .iter()
         .enumerate()
@@ -110,7 +147,9 @@ pub(crate) async fn load(db: &impl GenericClient) -> Result<Catalog, Error> {
             update.leaves.push(leaf);
         }
     }
-    Ok(Catalog::new(generation, changed_at, channels, updates))
+    let mut catalog = Catalog::new(generation, changed_at, channels, updates);
+    catalog.stamp = stamp;
+    Ok(catalog)
 }
 
 fn numbers(column: Vec<i32>) -> Vec<u32> {

@@ -1,7 +1,10 @@
-//! Doors out: the catalog's tables, the folder of signed files, and the archives.
+//! Doors out: the catalog's tables, the folder of signed files, the archives, and the software update
+//! point above.
 
 pub(crate) mod artifacts;
 pub(crate) mod catalog;
+pub(crate) mod parent;
+pub(crate) mod replicas;
 pub(crate) mod suites;
 pub(crate) mod syncs;
 pub(crate) mod updates;

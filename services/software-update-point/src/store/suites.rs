@@ -95,6 +95,7 @@ pub(crate) async fn forget(
 
 /// Makes the accepted suites the snapshot of a generation, and keeps the newest two.
 pub(crate) async fn take_snapshot(db: &impl GenericClient, generation: u64) -> Result<(), Error> {
+    const OLD: &str = "DELETE FROM snapshots WHERE generation = $1";
     const TAKE: &str = "
         INSERT INTO snapshots
         SELECT $1, archive_uri, suite, components, architectures, signed_by, ignore_valid_until,
@@ -104,6 +105,7 @@ pub(crate) async fn take_snapshot(db: &impl GenericClient, generation: u64) -> R
         DELETE FROM snapshots WHERE generation < (
             SELECT max(generation) FROM snapshots WHERE generation < $1)";
     let generation = to_i64(generation);
+    db.execute(OLD, &[&generation]).await?;
     db.execute(TAKE, &[&generation]).await?;
     db.execute(DROP, &[&generation]).await?;
     Ok(())

@@ -5,6 +5,7 @@ use std::pin::pin;
 
 use jiff::Timestamp;
 use muster_postgres::{Error, GenericClient, Transaction};
+use tokio_postgres::Row;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
 
@@ -15,7 +16,7 @@ use crate::domain::diff::{New, Relation};
 use crate::domain::update::StoredUpdate;
 
 /// `muster.catalog.v1.Classification`.
-fn classification(channel: &Channel) -> i16 {
+pub(super) fn classification(channel: &Channel) -> i16 {
     match channel.classification() {
         Classification::Security => 2,
         Classification::FeaturePack => 4,
@@ -192,7 +193,7 @@ pub(crate) async fn modify(
     .await
 }
 
-async fn copy_leaves<'a>(
+pub(super) async fn copy_leaves<'a>(
     tx: &Transaction<'_>,
     leaves: impl Iterator<Item = (u32, &'a [Leaf])>,
 ) -> Result<(), Error> {
@@ -294,60 +295,61 @@ pub(crate) async fn page(
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
         [&generation, &update_no, &to_i64(up_to), &i64::from(limit)];
     let rows = db.query(SQL, &params).await?;
-    rows.iter()
-        .map(|row| {
-            let packages: Vec<String> = row.try_get(28)?;
-            let versions: Vec<String> = row.try_get(29)?;
-            let architectures: Vec<String> = row.try_get(30)?;
-            let phased: Vec<i16> = row.try_get(31)?;
-            let hashes: Vec<&[u8]> = row.try_get(32)?;
-            let sizes: Vec<i64> = row.try_get(33)?;
-            let paths: Vec<String> = row.try_get(34)?;
-            let leaves = packages
-                .into_iter()
-                .zip(versions)
-                .zip(architectures)
-                .zip(phased)
-                .zip(hashes)
-                .zip(sizes)
-                .zip(paths)
-                .map(
-                    |((((((package, version), architecture), phased), sha256), size), path)| Leaf {
-                        package,
-                        version,
-                        architecture,
-                        phased_percentage: u8::try_from(phased).unwrap_or(100),
-                        sha256: hash(sha256),
-                        size: to_u64(size),
-                        path,
-                    },
-                );
-            let numbers = |column: Vec<i32>| column.into_iter().map(to_u32).collect();
-            Ok(StoredUpdate {
-                channel: catalog::channel(row)?.1,
-                update_no: to_u32(row.try_get(11)?),
-                update_id: row.try_get(12)?,
-                revision: to_u32(row.try_get(13)?),
-                generation: to_u64(row.try_get(14)?),
-                source: row.try_get(15)?,
-                version: row.try_get(16)?,
-                title: row.try_get(17)?,
-                description: row.try_get(18)?,
-                classification: row.try_get(19)?,
-                severity: row.try_get(20)?,
-                cve_ids: row.try_get(21)?,
-                released_at: row.try_get(22)?,
-                supersedes: numbers(row.try_get(23)?),
-                superseded_by: numbers(row.try_get(24)?),
-                expired_at: row.try_get(25)?,
-                max_run_time_minutes: to_u32(row.try_get(26)?),
-                needs_exclusive_handling: row.try_get(27)?,
-                leaves: leaves.collect(),
-            })
-        })
-        .collect()
+    rows.iter().map(stored).collect()
 }
 
-fn signed(numbers: &[u32]) -> Vec<i32> {
+/// A row as the pages' statements have it.
+pub(super) fn stored(row: &Row) -> Result<StoredUpdate, Error> {
+    let packages: Vec<String> = row.try_get(28)?;
+    let versions: Vec<String> = row.try_get(29)?;
+    let architectures: Vec<String> = row.try_get(30)?;
+    let phased: Vec<i16> = row.try_get(31)?;
+    let hashes: Vec<&[u8]> = row.try_get(32)?;
+    let sizes: Vec<i64> = row.try_get(33)?;
+    let paths: Vec<String> = row.try_get(34)?;
+    let leaves = packages
+        .into_iter()
+        .zip(versions)
+        .zip(architectures)
+        .zip(phased)
+        .zip(hashes)
+        .zip(sizes)
+        .zip(paths)
+        .map(
+            |((((((package, version), architecture), phased), sha256), size), path)| Leaf {
+                package,
+                version,
+                architecture,
+                phased_percentage: u8::try_from(phased).unwrap_or(100),
+                sha256: hash(sha256),
+                size: to_u64(size),
+                path,
+            },
+        );
+    let numbers = |column: Vec<i32>| column.into_iter().map(to_u32).collect();
+    Ok(StoredUpdate {
+        channel: catalog::channel(row)?.1,
+        update_no: to_u32(row.try_get(11)?),
+        update_id: row.try_get(12)?,
+        revision: to_u32(row.try_get(13)?),
+        generation: to_u64(row.try_get(14)?),
+        source: row.try_get(15)?,
+        version: row.try_get(16)?,
+        title: row.try_get(17)?,
+        description: row.try_get(18)?,
+        classification: row.try_get(19)?,
+        severity: row.try_get(20)?,
+        cve_ids: row.try_get(21)?,
+        released_at: row.try_get(22)?,
+        supersedes: numbers(row.try_get(23)?),
+        superseded_by: numbers(row.try_get(24)?),
+        expired_at: row.try_get(25)?,
+        max_run_time_minutes: to_u32(row.try_get(26)?),
+        needs_exclusive_handling: row.try_get(27)?,
+        leaves: leaves.collect(),
+    })
+}
+
+pub(super) fn signed(numbers: &[u32]) -> Vec<i32> {
     numbers.iter().copied().map(to_i32).collect()
 }

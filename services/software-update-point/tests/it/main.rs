@@ -6,5 +6,6 @@ mod access;
 mod archive;
 mod bad_input;
 mod catalog;
+mod chain;
 mod point;
 mod scan;

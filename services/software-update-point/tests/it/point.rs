@@ -1,20 +1,29 @@
 //! A software update point that follows the test's archive, and callers of every role.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use muster_proto::catalog::catalog_service_client::CatalogServiceClient;
 use muster_proto::catalog::scan_service_client::ScanServiceClient;
 use muster_proto::catalog::sync_service_client::SyncServiceClient;
 use muster_proto::catalog::{self as pb, SyncKind};
+use muster_proto::link::upstream_service_server::{UpstreamService, UpstreamServiceServer};
+use muster_proto::link::{
+    GetRolesRequest, GetRolesResponse, GetUpstreamRequest, GetUpstreamResponse,
+};
 use muster_runtime::Role;
+use muster_runtime::auth::{Caller, Table};
 use muster_runtime::config::{AdminConfig, TelemetryConfig};
-use muster_runtime::grpc::{Channel, ChannelOptions, channel};
+use muster_runtime::grpc::{Channel, ChannelOptions, Limits, Server, ServerConfig, channel};
+use muster_runtime::status::{Kind, status};
 use muster_testkit::TestCa;
 use muster_testkit::postgres::{TestDatabase, database};
 use software_update_point::{
-    CheckValidUntil, Config, Fetch, Handle, ListedSource, Schedule, Source, SourceKind, Sources,
+    CheckValidUntil, Config, Fetch, Handle, ListedSource, ParentSource, Schedule, Source,
+    SourceKind, Sources,
 };
 use tempfile::TempDir;
+use tonic::{Request, Response, Status};
 
 use crate::archive::Archive;
 
@@ -24,15 +33,20 @@ pub(crate) struct Point {
     config: Config,
     ca: TestCa,
     folder: TempDir,
-    _database: TestDatabase,
+    #[allow(dead_code, reason = "goes away with the test")]
+    database: TestDatabase,
 }
 
 /// Follows `suites` of an empty archive; nothing is synchronised before the test asks for it.
 pub(crate) async fn start(suites: &[&str]) -> Point {
+    start_as("P01", suites, None).await
+}
+
+async fn start_as(site_code: &str, suites: &[&str], site_server: Option<String>) -> Point {
     muster_runtime::crypto::install();
     let (folder, ca, database) = (
         tempfile::tempdir().unwrap(),
-        TestCa::new(),
+        TestCa::of_site(site_code),
         database().await,
     );
     let archive = Archive::start(folder.path()).await;
@@ -44,7 +58,7 @@ pub(crate) async fn start(suites: &[&str]) -> Point {
         signed_by: vec![archive.keyring().to_owned()],
     };
     let config = Config {
-        site_code: "P01".to_owned(),
+        site_code: site_code.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         data_dir: folder.path().join("data"),
         tls: ca.issue(Role::SoftwareUpdatePoint, "software-update-point"),
@@ -56,38 +70,178 @@ pub(crate) async fn start(suites: &[&str]) -> Point {
             ..Schedule::default()
         },
         source: Source {
-            kind: SourceKind::Apt,
+            kind: if site_server.is_some() {
+                SourceKind::Parent
+            } else {
+                SourceKind::Apt
+            },
             sources: Sources::List(suites.iter().map(listed).collect()),
             root: PathBuf::from("/"),
             check_valid_until: CheckValidUntil::Fixed(true),
             architectures: vec!["amd64".to_owned()],
+            parent: ParentSource {
+                site_server,
+                // The first look finds no parent yet, and later ones are the test's.
+                poll_interval: std::time::Duration::from_secs(3600),
+                keyrings: Vec::new(),
+            },
         },
         fetch: Fetch {
             text_bytes: 64 << 20,
             ..Fetch::default()
         },
     };
-    let handle = software_update_point::start(config.clone()).await.unwrap();
     Point {
         archive,
-        handle: Some(handle),
+        handle: None,
         config,
         ca,
         folder,
-        _database: database,
+        database,
+    }
+    .started()
+    .await
+}
+
+/// A software update point of a site below, beside the site server that tells it of its parent.
+pub(crate) struct Child {
+    pub(crate) point: Point,
+    upstream: Arc<Mutex<Option<GetUpstreamResponse>>>,
+    _site_server: muster_runtime::grpc::Handle,
+}
+
+struct SiteServer(Arc<Mutex<Option<GetUpstreamResponse>>>);
+
+#[tonic::async_trait]
+impl UpstreamService for SiteServer {
+    async fn get_upstream(
+        &self,
+        _: Request<GetUpstreamRequest>,
+    ) -> Result<Response<GetUpstreamResponse>, Status> {
+        let answer = self.0.lock().unwrap().clone();
+        answer
+            .map(Response::new)
+            .ok_or_else(|| status(Kind::Conflict, "NO_PARENT", "this site has no parent"))
+    }
+
+    async fn get_roles(
+        &self,
+        _: Request<GetRolesRequest>,
+    ) -> Result<Response<GetRolesResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+const TABLE: Table = &[(
+    "/muster.link.v1.UpstreamService/GetUpstream",
+    &[Caller::Role(Role::SoftwareUpdatePoint)],
+)];
+
+impl Child {
+    /// One that believes the keys of this archive, and that nobody has told of its parent.
+    pub(crate) async fn start(archive: &Archive) -> Self {
+        let upstream = Arc::default();
+        let ca = TestCa::of_site("S11");
+        let server = ServerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            tls: ca.issue(Role::SiteServer, "site-server"),
+            limits: Limits::default(),
+        };
+        let service = UpstreamServiceServer::new(SiteServer(Arc::clone(&upstream)));
+        let site_server = Server::new(server, TABLE)
+            .add_service(service)
+            .start()
+            .await
+            .unwrap();
+        let address = format!("https://{}", site_server.addr());
+        let mut point = start_as("S11", &[], Some(address)).await;
+        // One authority for both.
+        point.ca = ca;
+        point.config.tls = point
+            .ca
+            .issue(Role::SoftwareUpdatePoint, "software-update-point");
+        point.config.source.parent.keyrings = vec![archive.keyring().to_owned()];
+        point.restart().await;
+        Self {
+            point,
+            upstream,
+            _site_server: site_server,
+        }
+    }
+
+    /// One that has joined.
+    pub(crate) async fn of(parent: &Point) -> Self {
+        let child = Self::start(&parent.archive).await;
+        child.join(parent);
+        child
+    }
+
+    /// Its site has joined the parent's, or learned where that one is now.
+    pub(crate) fn join(&self, parent: &Point) {
+        let tls = parent.ca.issue(Role::ChildSite, "S11");
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let roles = GetRolesResponse {
+            software_update_points: vec![parent.address()],
+            distribution_points: Vec::new(),
+        };
+        *self.upstream.lock().unwrap() = Some(GetUpstreamResponse {
+            site_code: "P01".to_owned(),
+            roles: Some(roles),
+            ca: text(&tls.ca),
+            certificate: text(&tls.cert),
+            key: text(&tls.key),
+        });
     }
 }
 
 impl Point {
+    async fn started(mut self) -> Self {
+        let handle = software_update_point::start(self.config.clone()).await;
+        self.handle = Some(handle.unwrap());
+        self
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("https://{}", self.handle.as_ref().unwrap().addr())
+    }
+
+    /// Its catalog's tables, for who changes what it says.
+    pub(crate) async fn sql(&self, statement: &str) {
+        let pool = muster_postgres::connect(&self.config.postgres)
+            .await
+            .unwrap();
+        let changed = pool.get().await.unwrap().execute(statement, &[]).await;
+        assert!(changed.unwrap() > 0, "{statement}");
+    }
+
+    pub(crate) fn config(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// Stops it; what it holds stays.
+    pub(crate) async fn stop(&mut self) {
+        self.handle.take().unwrap().stop().await;
+    }
+
+    /// Starts it again.
+    pub(crate) async fn start(&mut self) {
+        let handle = software_update_point::start(self.config.clone()).await;
+        self.handle = Some(handle.unwrap());
+    }
+
     pub(crate) fn channel(&self, role: Role) -> Channel {
-        let addr = self.handle.as_ref().unwrap().addr();
+        self.channel_to(self, role)
+    }
+
+    /// To another one, with a certificate of our authority, which is trusted, too.
+    pub(crate) fn channel_to(&self, other: &Self, role: Role) -> Channel {
         let name = if role == Role::Client {
             "0192f0c5-0000-7000-8000-000000000001"
         } else {
             "caller"
         };
         let tls = self.ca.issue(role, name);
-        channel(&format!("https://{addr}"), &tls, &ChannelOptions::default()).unwrap()
+        channel(&other.address(), &tls, &ChannelOptions::default()).unwrap()
     }
 
     pub(crate) fn syncs(&self) -> SyncServiceClient<Channel> {
@@ -159,12 +313,8 @@ impl Point {
 
     /// Stops the process and starts another one on the same data.
     pub(crate) async fn restart(&mut self) {
-        self.handle.take().unwrap().stop().await;
-        self.handle = Some(
-            software_update_point::start(self.config.clone())
-                .await
-                .unwrap(),
-        );
+        self.stop().await;
+        self.start().await;
     }
 
     pub(crate) fn data(&self) -> &Path {
