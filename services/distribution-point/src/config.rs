@@ -36,6 +36,28 @@ pub struct Config {
     /// How files are looked at again.
     #[serde(default)]
     pub scrub: Scrub,
+    /// How files come from the parent site.
+    #[serde(default)]
+    pub parent: Parent,
+}
+
+/// How files come from the distribution points of the parent site.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Parent {
+    /// Our own site server (gRPC), which knows the parent; without it files come from the archive.
+    pub site_server: Option<String>,
+    /// Whether what the parent has not got comes from the archive.
+    pub from_archive: bool,
+}
+
+impl Default for Parent {
+    fn default() -> Self {
+        Self {
+            site_server: None,
+            from_archive: true,
+        }
+    }
 }
 
 /// Bounds of a distribution point.
@@ -161,6 +183,7 @@ mod tests {
             format!("{:?}", config.scrub),
             format!("{:?}", Scrub::default())
         );
+        assert_eq!(config.parent.from_archive, Parent::default().from_archive);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) fn describe() {
     );
     describe_counter!(
         "muster_content_fetched_bytes_total",
-        "Bytes that were fetched from upstream."
+        "Bytes that were fetched, by where they came from: the archive or the parent site."
     );
     describe_counter!(
         "muster_content_fetch_errors_total",

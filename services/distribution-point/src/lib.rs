@@ -25,7 +25,7 @@ use muster_runtime::grpc::{Handle, Limits, Server, ServerConfig};
 
 pub use config::Config;
 
-use crate::app::{Point, Upstream};
+use crate::app::{Parents, Point, Upstream};
 
 /// Time for calls in hand at the end, and then for transfers and tasks.
 const STOP_CALLS: Duration = Duration::from_secs(4);
@@ -53,7 +53,9 @@ pub async fn start(config: Config) -> anyhow::Result<DistributionPoint> {
         tls: config.tls.clone(),
         limits: Limits::default(),
     };
-    let upstream = Upstream::new(&config.fetch)?;
+    let site_server = config.parent.site_server.as_deref();
+    let parents = Parents::new(site_server, &config.tls, &config.fetch)?;
+    let upstream = Upstream::new(&config.fetch, parents)?;
     let point = Arc::new(Point::open(config, tasks.clone()).await?);
     for _ in 0..point.config.fetch.concurrency.max(1) {
         let (point, upstream) = (Arc::clone(&point), upstream.clone());

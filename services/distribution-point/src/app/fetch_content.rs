@@ -1,36 +1,49 @@
-//! Fetches one wanted file from the archive: resumed where an attempt ended, cut at the promised
+//! Fetches one wanted file from the parent's distribution point or from the archive: resumed where an attempt ended, cut at the promised
 //! size, verified before anybody sees it. `tasks` says when, and tries again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_RANGE, RANGE};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
-use super::{Point, Source, Step};
+use super::{Above, Parents, Point, Source, Step};
 use crate::config;
 use crate::domain::digest::Digest;
 use crate::store::{self, Incoming, Refused};
 
+/// Where bytes come from, in metrics.
+const ARCHIVE: &str = "archive";
+const PARENT: &str = "parent";
 /// Most redirects on the way to a file.
 const MAX_REDIRECTS: usize = 5;
 /// What an attempt gets besides the time for the bytes.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// The archives, as we reach them.
+/// So many attempts are the parent's before the archive is asked.
+const PARENT_FIRST: u32 = 3;
+
+/// Where files come from, as we reach it.
 #[derive(Debug, Clone)]
-pub(crate) struct Upstream(Client);
+pub(crate) struct Upstream {
+    archives: Client,
+    parents: Arc<Parents>,
+}
 
 impl Upstream {
     /// A client with our time limits. Proxies come from the environment.
-    pub(crate) fn new(config: &config::Fetch) -> Result<Self, reqwest::Error> {
-        Client::builder()
+    pub(crate) fn new(config: &config::Fetch, parents: Parents) -> Result<Self, reqwest::Error> {
+        let archives = Client::builder()
             .user_agent("muster-distribution-point")
             .connect_timeout(config.connect_timeout)
             .read_timeout(config.read_timeout)
             .redirect(Policy::custom(redirect))
-            .build()
-            .map(Self)
+            .build()?;
+        Ok(Self {
+            archives,
+            parents: Arc::new(parents),
+        })
     }
 }
 
@@ -65,6 +78,12 @@ pub(crate) enum Failure {
     Status(StatusCode),
     #[error("UPSTREAM_UNAVAILABLE: {}", muster_runtime::status::chain(.0))]
     Http(#[from] reqwest::Error),
+    #[error("NOT_AT_PARENT: the parent's distribution point has not got it")]
+    NotAtParent,
+    #[error("NOT_AT_PARENT: the parent's distribution point is fetching it")]
+    Coming,
+    #[error("UPSTREAM_UNAVAILABLE: nobody says where the parent's distribution points are")]
+    NoWay,
     #[error("UPSTREAM_UNAVAILABLE: {0}")]
     Cut(Refused),
     #[error("TOO_SLOW: not complete in time")]
@@ -93,7 +112,13 @@ impl Failure {
                     )
             }
             Self::Http(error) => !error.is_redirect() && !error.is_builder(),
-            Self::Cut(_) | Self::TooSlow | Self::Store(_) | Self::Claimed => true,
+            Self::NotAtParent
+            | Self::Coming
+            | Self::NoWay
+            | Self::Cut(_)
+            | Self::TooSlow
+            | Self::Store(_)
+            | Self::Claimed => true,
             Self::Size(_) | Self::Hash(_) => false,
         }
     }
@@ -102,7 +127,8 @@ impl Failure {
     pub(crate) const fn word(&self) -> &'static str {
         match self {
             Self::Status(_) => "HTTP_STATUS",
-            Self::Http(_) | Self::Cut(_) => "UPSTREAM_UNAVAILABLE",
+            Self::NotAtParent | Self::Coming => "NOT_AT_PARENT",
+            Self::Http(_) | Self::NoWay | Self::Cut(_) => "UPSTREAM_UNAVAILABLE",
             Self::TooSlow => "TOO_SLOW",
             Self::Size(_) => "SIZE_MISMATCH",
             Self::Hash(_) => "HASH_MISMATCH",
@@ -111,16 +137,18 @@ impl Failure {
     }
 }
 
-/// One attempt to hold a file.
+/// One attempt to hold a file, after so many that failed.
 pub(crate) async fn fetch_content(
     point: &Point,
     upstream: &Upstream,
     digest: Digest,
     source: &Source,
+    failures: u32,
 ) -> Result<(), Failure> {
     let size_in_time = source.size / point.config.fetch.min_bytes_per_second.max(1);
     let limit = GRACE + Duration::from_secs(size_in_time);
-    tokio::time::timeout(limit, attempt(point, upstream, digest, source))
+    let attempt = attempt(point, upstream, digest, source, failures);
+    tokio::time::timeout(limit, attempt)
         .await
         .unwrap_or(Err(Failure::TooSlow))
 }
@@ -130,6 +158,7 @@ async fn attempt(
     upstream: &Upstream,
     digest: Digest,
     source: &Source,
+    failures: u32,
 ) -> Result<(), Failure> {
     if point.content.size(&digest).is_some() {
         return Ok(());
@@ -138,7 +167,20 @@ async fn attempt(
     let mut incoming = incoming.ok_or(Failure::Claimed)?;
     let resumed = incoming.received() > 0;
     if incoming.received() < source.size {
-        receive(point, upstream, digest, source, &mut incoming).await?;
+        let above = upstream.parents.above().await;
+        let from_archive = point.config.parent.from_archive;
+        let (client, url, from) = match &above {
+            Above::Points(points) if !from_archive || failures < PARENT_FIRST => {
+                let (client, url) = points.place(digest, failures).ok_or(Failure::NoWay)?;
+                (client, url, PARENT)
+            }
+            Above::Unknown if !from_archive => return Err(Failure::NoWay),
+            Above::Nobody | Above::Unknown | Above::Points(_) => {
+                (&upstream.archives, address(source)?, ARCHIVE)
+            }
+        };
+        let request = client.get(url);
+        receive(point, request, from, digest, source, &mut incoming).await?;
     }
     match incoming.finish().await? {
         Ok(()) => Ok(()),
@@ -151,13 +193,13 @@ async fn attempt(
 
 async fn receive(
     point: &Point,
-    upstream: &Upstream,
+    mut request: RequestBuilder,
+    from: &'static str,
     digest: Digest,
     source: &Source,
     incoming: &mut Incoming,
 ) -> Result<(), Failure> {
     let offset = incoming.received();
-    let mut request = upstream.0.get(address(source)?);
     if offset > 0 {
         request = request.header(RANGE, format!("bytes={offset}-"));
     }
@@ -184,6 +226,8 @@ async fn receive(
                 return Err(Failure::Status(StatusCode::RANGE_NOT_SATISFIABLE));
             }
         }
+        StatusCode::NOT_FOUND if from == PARENT => return Err(Failure::NotAtParent),
+        StatusCode::SERVICE_UNAVAILABLE if from == PARENT => return Err(Failure::Coming),
         other => {
             if other == StatusCode::RANGE_NOT_SATISFIABLE {
                 incoming.restart().await?;
@@ -192,7 +236,8 @@ async fn receive(
         }
     }
     while let Some(chunk) = response.chunk().await? {
-        metrics::counter!("muster_content_fetched_bytes_total").increment(chunk.len() as u64);
+        metrics::counter!("muster_content_fetched_bytes_total", "from" => from)
+            .increment(chunk.len() as u64);
         let written = incoming.write(chunk).await?;
         written.map_err(|refused| Failure::Size(refused.to_string()))?;
         point.jobs.set(

@@ -67,6 +67,13 @@ impl Jobs {
         self.enter(digest, source, false)
     }
 
+    /// Whether a file is wanted and may still come.
+    pub(crate) fn is_coming(&self, digest: &Digest) -> bool {
+        let table = self.lock();
+        let job = table.jobs.get(digest);
+        job.is_some_and(|job| matches!(job.step, Step::Waiting | Step::Fetching { .. }))
+    }
+
     /// Wants a look at a file that is held, in its turn.
     pub(crate) fn look(&self, digest: Digest, source: &Source) -> Option<Step> {
         self.enter(digest, source, true)

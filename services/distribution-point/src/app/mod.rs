@@ -1,5 +1,6 @@
 //! What a distribution point can be asked: one file per use case.
 
+mod above;
 mod ensure_content;
 mod error;
 mod fetch_content;
@@ -15,9 +16,10 @@ use muster_runtime::Tasks;
 use muster_runtime::config::TlsConfig;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use above::{Above, Parents};
 pub(crate) use ensure_content::ensure_content;
 pub(crate) use error::Error;
-pub(crate) use fetch_content::{Upstream, fetch_content};
+pub(crate) use fetch_content::{Failure, Upstream, fetch_content};
 pub(crate) use jobs::{Jobs, Source, Step};
 pub(crate) use publish_suites::publish_suites;
 pub(crate) use read_facts::read_facts;

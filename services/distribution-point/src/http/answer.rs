@@ -38,24 +38,38 @@ const IMMUTABLE: HeaderValue = HeaderValue::from_static("private, max-age=315360
 /// The path gets other bytes with the next publication.
 const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// Answers a request of a peer that may fetch (`allowed`), or may not.
+/// What a peer may fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allowed {
+    Nothing,
+    /// It is of this site.
+    Here,
+    /// It is of a site below: it waits for what is on its way to us.
+    Below,
+}
+
+/// Answers a request of a peer that may fetch, or may not.
 pub(crate) async fn answer<B>(
     point: &Point,
     transfers: &Transfers,
-    allowed: bool,
+    allowed: Allowed,
     request: &Request<B>,
 ) -> Response<Body> {
-    let response = if allowed {
-        find(point, transfers, request).await
-    } else {
-        empty(StatusCode::FORBIDDEN)
+    let response = match allowed {
+        Allowed::Nothing => empty(StatusCode::FORBIDDEN),
+        Allowed::Here | Allowed::Below => find(point, transfers, allowed, request).await,
     };
     let code = response.status().as_str().to_owned();
     metrics::counter!("muster_content_requests_total", "code" => code).increment(1);
     response
 }
 
-async fn find<B>(point: &Point, transfers: &Transfers, request: &Request<B>) -> Response<Body> {
+async fn find<B>(
+    point: &Point,
+    transfers: &Transfers,
+    allowed: Allowed,
+    request: &Request<B>,
+) -> Response<Body> {
     let get = match *request.method() {
         Method::GET => true,
         Method::HEAD => false,
@@ -77,6 +91,12 @@ async fn find<B>(point: &Point, transfers: &Transfers, request: &Request<B>) -> 
         return empty(StatusCode::NOT_FOUND);
     };
     let Some(size) = point.content.size(&found.digest) else {
+        if allowed == Allowed::Below && point.jobs.is_coming(&found.digest) {
+            return with(
+                empty(StatusCode::SERVICE_UNAVAILABLE),
+                [(RETRY_AFTER, BUSY)],
+            );
+        }
         return empty(StatusCode::NOT_FOUND);
     };
     let (etag, modified) = (etag(found), modified(found));

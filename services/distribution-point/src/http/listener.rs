@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{Transfers, answer};
+use super::answer::{Allowed, Transfers, answer};
 use crate::app::Point;
 
 /// Time for a TLS handshake.
@@ -82,7 +82,7 @@ async fn serve(
     stopping: impl Future<Output = ()>,
 ) {
     let limits = point.config.limits.clone();
-    let allowed = may_fetch(
+    let allowed = allowed(
         connection.peer().identity.as_deref(),
         &point.config.site_code,
     );
@@ -131,9 +131,20 @@ async fn either(first: impl Future<Output = ()>, second: impl Future<Output = ()
     }
 }
 
-/// Clients of this site, and its other distribution points.
-fn may_fetch(caller: Option<&Identity>, site: &str) -> bool {
-    caller.is_some_and(|caller| {
-        caller.site == site && matches!(caller.role, Role::Client | Role::DistributionPoint)
-    })
+/// Clients of this site, its other distribution points, and those of the sites below, which have
+/// certificates of our authority.
+fn allowed(caller: Option<&Identity>, site: &str) -> Allowed {
+    match caller {
+        Some(caller) if caller.site == site => match caller.role {
+            Role::Client | Role::DistributionPoint => Allowed::Here,
+            Role::ChildSite => Allowed::Below,
+            Role::SiteServer
+            | Role::ManagementPoint
+            | Role::SoftwareUpdatePoint
+            | Role::MessageBroker
+            | Role::Database
+            | Role::Administrator => Allowed::Nothing,
+        },
+        Some(_) | None => Allowed::Nothing,
+    }
 }

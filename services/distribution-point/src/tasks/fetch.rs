@@ -4,11 +4,15 @@ use std::time::{Duration, Instant};
 
 use muster_runtime::Backoff;
 
-use crate::app::{self, Point, Source, Step, Upstream};
+use crate::app::{self, Failure, Point, Source, Step, Upstream};
 use crate::domain::digest::Digest;
 
 /// Longest delay between two attempts.
 const MAX_DELAY: Duration = Duration::from_secs(60);
+/// How long a file is waited for that the parent's distribution point is fetching, and how often it is
+/// looked for there.
+const COMING: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// One worker: takes wanted files until the process stops. What came of a file that it is at
 /// stays on disk.
@@ -32,7 +36,15 @@ pub(crate) async fn fetch_wanted(point: &Point, upstream: &Upstream) {
 async fn fetch(point: &Point, upstream: &Upstream, digest: Digest, source: &Source) {
     let config = &point.config.fetch;
     let mut backoff = Backoff::new(config.retry_after, MAX_DELAY);
-    while let Err(failure) = app::fetch_content(point, upstream, digest, source).await {
+    let begin = Instant::now();
+    loop {
+        let failures = backoff.failures();
+        let fetched = app::fetch_content(point, upstream, digest, source, failures).await;
+        let Err(failure) = fetched else { break };
+        if matches!(failure, Failure::Coming) && begin.elapsed() < COMING {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         metrics::counter!("muster_content_fetch_errors_total", "reason" => failure.word())
             .increment(1);
         let detail = failure.to_string();
