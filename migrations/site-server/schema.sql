@@ -576,8 +576,10 @@ CREATE TABLE update_leaf_needs (
     update_no integer NOT NULL,
     package text NOT NULL,
     first_seen_at timestamp with time zone NOT NULL DEFAULT now(),
+    told boolean NOT NULL DEFAULT false,
     PRIMARY KEY (update_no, package)
 );
+CREATE INDEX update_leaf_needs_to_tell ON update_leaf_needs USING btree (update_no, package) WHERE (NOT told);
 
 CREATE TABLE update_leaves (
     update_no integer NOT NULL,

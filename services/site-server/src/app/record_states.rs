@@ -618,7 +618,7 @@ fn unknown_needs(site: &Site, works: &[Work]) -> BTreeSet<(i32, String)> {
 }
 
 /// Keeps new needs in mind once they are in the database, and wakes who fetches content.
-fn remember_needs(site: &Site, needs: BTreeSet<(i32, String)>) {
+pub(super) fn remember_needs(site: &Site, needs: BTreeSet<(i32, String)>) {
     if needs.is_empty() {
         return;
     }

@@ -490,7 +490,8 @@ impl Report {
     }
 }
 
-fn read_needs(needs: &[pb::LeafNeed]) -> Result<Vec<(i32, String)>, Refused> {
+/// Which binary packages of updates are needed.
+pub(crate) fn read_needs(needs: &[pb::LeafNeed]) -> Result<Vec<(i32, String)>, Refused> {
     let mut pairs = Vec::new();
     for need in needs {
         let update_no = number("needs.update_no", need.update_no)?;

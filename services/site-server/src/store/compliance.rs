@@ -284,6 +284,29 @@ pub(crate) async fn add_needs(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// Needs that the parent was not told of, which it is with this transaction.
+pub(crate) async fn tell_needs(
+    db: &impl GenericClient,
+    limit: i64,
+) -> Result<Vec<(i32, String)>, Error> {
+    const SQL: &str = "
+        WITH next AS (
+            SELECT update_no, package FROM update_leaf_needs WHERE NOT told
+            ORDER BY update_no, package LIMIT $1 FOR UPDATE SKIP LOCKED)
+        UPDATE update_leaf_needs n SET told = true FROM next
+        WHERE n.update_no = next.update_no AND n.package = next.package
+        RETURNING n.update_no, n.package";
+    let rows = query(db, SQL, &[&limit]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The parent is to be told of all of them again.
+pub(crate) async fn tell_needs_again(db: &impl GenericClient) -> Result<(), Error> {
+    const SQL: &str = "UPDATE update_leaf_needs SET told = false WHERE told";
+    execute(db, SQL, &[]).await?;
+    Ok(())
+}
+
 /// Removes needs that came before their update did and name nothing in it; returns how many.
 pub(crate) async fn forget_false_needs(db: &impl GenericClient) -> Result<u64, Error> {
     const SQL: &str = "

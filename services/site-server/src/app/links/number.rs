@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
+use muster_proto::state::LeafNeed;
 use muster_proto::{convert, link as pb};
 use muster_runtime::faults;
 use prost::Message;
@@ -15,11 +16,14 @@ use super::{Error, Neighbour, Site, clients, objects, sites};
 use crate::domain::changed::Changes;
 use crate::domain::link::{self, Kind};
 use crate::domain::link_rows;
+use crate::store::compliance;
 use crate::store::dirty_clients;
 use crate::store::links::{self, Numbered};
 
 /// Objects and sites in one batch at most.
 const MAX_OBJECTS: usize = 500;
+/// Packages of updates that clients need, in one batch at most.
+const MAX_NEEDS: i64 = 5_000;
 /// Clients in one batch at most, and those of whom everything is said.
 const MAX_CLIENTS: usize = 2_000;
 const MAX_FULL: usize = 500;
@@ -206,13 +210,32 @@ async fn things(
     tx: &Transaction<'_>,
     peer: Neighbour,
 ) -> Result<(pb::BatchBody, usize), Error> {
+    let needs = if peer.is_parent {
+        needs(tx).await?
+    } else {
+        Vec::new()
+    };
     let body = pb::BatchBody {
+        needs,
         sites: sites::take(site, tx, peer, MAX_OBJECTS).await?,
         objects: objects::take(site, tx, peer, MAX_OBJECTS).await?,
         ..pb::BatchBody::default()
     };
-    let items = body.sites.len() + body.objects.len();
+    let items = body.sites.len() + body.objects.len() + body.needs.len();
     Ok((body, items))
+}
+
+/// What clients need and the parent has not heard of, by update.
+async fn needs(tx: &Transaction<'_>) -> Result<Vec<LeafNeed>, Error> {
+    let mut by_update: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for (update_no, package) in compliance::tell_needs(tx, MAX_NEEDS).await? {
+        by_update.entry(update_no).or_default().push(package);
+    }
+    let needs = by_update.into_iter().map(|(update_no, packages)| LeafNeed {
+        update_no: update_no.unsigned_abs(),
+        packages,
+    });
+    Ok(needs.collect())
 }
 
 /// What a batch has taken of what is in hand, for when it has committed.

@@ -9,8 +9,8 @@ use super::record::{self, OfClients};
 use super::{Error, Neighbour, Site, objects, sites};
 use crate::app::directory;
 use crate::domain::link;
-use crate::domain::report::Refused;
-use crate::store::{links, quarantine};
+use crate::domain::report::{Refused, read_needs};
+use crate::store::{compliance, links, quarantine};
 
 /// Applies a batch that follows `held`; afterwards the database is at `mark`. The inner error
 /// refuses the batch, and nothing of it was applied.
@@ -41,6 +41,7 @@ pub(super) async fn apply(
 struct Opened {
     body: pb::BatchBody,
     clients: OfClients,
+    needs: Vec<(i32, String)>,
     items: usize,
 }
 
@@ -50,14 +51,16 @@ fn open(peer: Neighbour, batch: &pb::Batch) -> Result<Opened, Refused> {
     let numbered_at = batch.numbered_at.as_ref();
     let numbered_at = numbered_at.and_then(|at| convert::from_timestamp("numbered_at", at).ok());
     let clients = OfClients::read(&body, numbered_at.unwrap_or(now).min(now))?;
-    if peer.is_parent && !clients.is_empty() {
+    if peer.is_parent && !(clients.is_empty() && body.needs.is_empty()) {
         let why = "a parent says nothing of clients";
         return Err(Refused::new("NOT_A_CHILD", why));
     }
-    let items = body.sites.len() + body.objects.len() + clients.len();
+    let needs = read_needs(&body.needs)?;
+    let items = body.needs.len() + body.sites.len() + body.objects.len() + clients.len();
     Ok(Opened {
         body,
         clients,
+        needs,
         items,
     })
 }
@@ -71,6 +74,7 @@ async fn apply_opened(
     let Opened {
         body,
         clients,
+        needs,
         items,
     } = opened;
     let ids = clients.ids();
@@ -111,6 +115,8 @@ async fn apply_opened(
             Err(refused) => return Ok(Err(refused)),
         }
     };
+    let needs: Vec<&(i32, String)> = needs.iter().collect();
+    let needs = compliance::add_needs(&tx, &needs).await?;
     if let Some(done) = &clients {
         done.doubt(&mut known);
     }
@@ -127,6 +133,7 @@ async fn apply_opened(
         objects::remember(site, &turn, &objects);
         turn.settle();
     }
+    crate::app::record_states::remember_needs(site, needs);
     super::wake(site);
     let code = peer.code.to_string();
     metrics::counter!("muster_link_batches_total", "peer" => code.clone(), "direction" => "in")

@@ -185,6 +185,7 @@ impl Session {
         sites::all_dirty(tx, self.peer).await?;
         objects::all_dirty(tx, self.peer).await?;
         if self.peer.is_parent {
+            crate::store::compliance::tell_needs_again(tx).await?;
             clients::mark_all(tx).await
         } else {
             Ok(Vec::new())
