@@ -1,7 +1,11 @@
 //! `cargo xtask demo`: the whole way of an update, from the archive to a report, on this machine.
+//! With `--hierarchy`, in `demo/hierarchy.rs`, through several sites.
+
+mod climb;
+mod hierarchy;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +29,9 @@ const NAME: &str = "Pending security updates";
 pub(crate) struct Args {
     #[command(flatten)]
     install: InstallArgs,
+    /// A central site with two below it: the deployment is made above, the root is a client below
+    #[arg(long)]
+    hierarchy: bool,
     /// The state folder [default: .muster/demo]
     #[arg(long)]
     state: Option<PathBuf>,
@@ -51,13 +58,22 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         state::remove(&root, Duration::from_secs(20))?;
     }
     let begin = Instant::now();
+    if args.hierarchy {
+        let outcome = hierarchy::run(workspace, args, &servers, &root, begin);
+        return end(&root, outcome);
+    }
     let state = State::open(&root, workspace.interrupt().clone())?;
     let plan = up::plan(workspace, args.profile, settings());
     let outcome = Site::start(&state, &servers, plan, &say)
         .and_then(|mut site| Demo::new(workspace, args, &mut site).run(begin));
     drop(state);
+    end(&root, outcome)
+}
+
+/// Removes what a demo that went well has made, and prints its last line.
+fn end(root: &Path, outcome: Result<String>) -> Result<()> {
     if outcome.is_ok() {
-        state::remove(&root, Duration::from_secs(20))?;
+        state::remove(root, Duration::from_secs(20))?;
     } else {
         say(&format!(
             "logs and data are kept in {}; `cargo xtask down` removes them",

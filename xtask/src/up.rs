@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use muster_local::hierarchy::{Member, Tree};
 use muster_local::packages::Programs;
 use muster_local::site::{Plan, Setting};
@@ -89,22 +89,25 @@ fn run_tree(
     }
     say("`muster site list --tree` draws them, `muster site status` shows the links");
     say("Ctrl-C stops them; `cargo xtask down` removes what they have stored");
-    let outcome = loop {
-        if interrupt.is_set() {
-            break Ok(());
-        }
+    let outcome = watch_tree(workspace, &mut hierarchy);
+    say("stopping");
+    hierarchy.stop()?;
+    outcome
+}
+
+/// Waits for Ctrl-C, or for a server that ends without being asked to.
+pub(crate) fn watch_tree(workspace: &Workspace, hierarchy: &mut Hierarchy) -> Result<()> {
+    while !workspace.interrupt().is_set() {
         let fallen = hierarchy.sites.iter_mut().find_map(|(member, site)| {
             let service = site.fallen().ok().flatten()?;
             Some((member.code.clone(), service))
         });
         if let Some((code, service)) = fallen {
-            break Err(anyhow!("the {} of {code} has ended", service.name()));
+            bail!("the {} of {code} has ended", service.name());
         }
         std::thread::sleep(Duration::from_millis(200));
-    };
-    say("stopping");
-    hierarchy.stop()?;
-    outcome
+    }
+    Ok(())
 }
 
 /// The site that `up` and `demo` start.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::administrator::Administrator;
 use crate::interrupt::Interrupt;
 use crate::packages::Programs;
-use crate::site::{Plan, Service, Site};
+use crate::site::{Plan, Service, Setting, Site};
 use crate::state::State;
 
 /// A description of a hierarchy: `[[sites]]` with `code`, `name` and, but for the central site,
@@ -33,6 +33,15 @@ pub struct Member {
     /// The code of the site above; none for the central site.
     #[serde(default)]
     pub parent: Option<String>,
+}
+
+/// Only the central site's software update point follows archives: the others follow their parent's.
+fn follows() -> [Setting; 2] {
+    let point = Service::SoftwareUpdatePoint;
+    [
+        Setting::new(point, "source.kind", "parent"),
+        Setting::new(point, "source.parent.poll_interval", "5s"),
+    ]
 }
 
 impl Tree {
@@ -131,10 +140,14 @@ impl Hierarchy {
         let start = |member: &Member| -> Result<Site> {
             let folder = root.join("sites").join(&member.code);
             let state = State::open(&folder, interrupt.clone())?;
-            let plan = Plan {
+            let mut plan = Plan {
                 can_be_parent: true,
                 ..plan(member)
             };
+            if member.parent.is_some() {
+                // What the plan says itself comes after it, and holds.
+                plan.settings.splice(0..0, follows());
+            }
             let site = Site::start_some(&state, servers, plan, services, &|_| {})?;
             site.login()?;
             Ok(site)

@@ -50,11 +50,15 @@ impl Site {
                 Service::SiteServer => self.site_server(&mut table, site)?,
                 Service::SoftwareUpdatePoint => {
                     self.postgres_part(&mut table, catalog, "catalog")?;
+                    let own = self.grpc(Service::SiteServer);
+                    set(&mut table, "source.parent.site_server", own)?;
                     self.data_dir(service, &mut table)?;
                 }
                 Service::DistributionPoint => {
                     let port = self.port(service).content;
                     set(&mut table, "content_listen", Self::address(port))?;
+                    let own = self.grpc(Service::SiteServer);
+                    set(&mut table, "parent.site_server", own)?;
                     self.data_dir(service, &mut table)?;
                 }
                 Service::ManagementPoint => {
