@@ -92,6 +92,8 @@ pub(crate) enum Failure {
     Size(String),
     #[error("HASH_MISMATCH: {0}")]
     Hash(Refused),
+    #[error("HASH_MISMATCH: the parent's distribution point has other bytes: {0}")]
+    Altered(Refused),
     #[error("STORE_FAILED: {}", muster_runtime::status::chain(.0))]
     Store(#[from] store::Error),
     #[error("STORE_FAILED: somebody else is receiving the file")]
@@ -115,6 +117,7 @@ impl Failure {
             Self::NotAtParent
             | Self::Coming
             | Self::NoWay
+            | Self::Altered(_)
             | Self::Cut(_)
             | Self::TooSlow
             | Self::Store(_)
@@ -131,7 +134,7 @@ impl Failure {
             Self::Http(_) | Self::NoWay | Self::Cut(_) => "UPSTREAM_UNAVAILABLE",
             Self::TooSlow => "TOO_SLOW",
             Self::Size(_) => "SIZE_MISMATCH",
-            Self::Hash(_) => "HASH_MISMATCH",
+            Self::Hash(_) | Self::Altered(_) => "HASH_MISMATCH",
             Self::Store(_) | Self::Claimed => "STORE_FAILED",
         }
     }
@@ -166,17 +169,18 @@ async fn attempt(
     let incoming = Incoming::open(&point.content, digest, source.size).await?;
     let mut incoming = incoming.ok_or(Failure::Claimed)?;
     let resumed = incoming.received() > 0;
+    let mut from = ARCHIVE;
     if incoming.received() < source.size {
         let above = upstream.parents.above().await;
         let from_archive = point.config.parent.from_archive;
-        let (client, url, from) = match &above {
+        let (client, url) = match &above {
             Above::Points(points) if !from_archive || failures < PARENT_FIRST => {
-                let (client, url) = points.place(digest, failures).ok_or(Failure::NoWay)?;
-                (client, url, PARENT)
+                from = PARENT;
+                points.place(digest, failures).ok_or(Failure::NoWay)?
             }
             Above::Unknown if !from_archive => return Err(Failure::NoWay),
             Above::Nobody | Above::Unknown | Above::Points(_) => {
-                (&upstream.archives, address(source)?, ARCHIVE)
+                (&upstream.archives, address(source)?)
             }
         };
         let request = client.get(url);
@@ -187,6 +191,8 @@ async fn attempt(
         Err(cut @ Refused::TooShort { .. }) => Err(Failure::Cut(cut)),
         // Parts of two versions, perhaps: once more from the beginning.
         Err(other) if resumed => Err(Failure::Cut(other)),
+        // Somebody else may have the right ones.
+        Err(other) if from == PARENT => Err(Failure::Altered(other)),
         Err(other) => Err(Failure::Hash(other)),
     }
 }

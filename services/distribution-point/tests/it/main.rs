@@ -4,6 +4,7 @@
 
 mod facts;
 mod fetch;
+mod parent;
 mod publish;
 mod serve;
 mod world;

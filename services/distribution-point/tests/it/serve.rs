@@ -128,7 +128,7 @@ async fn content_is_for_clients_of_the_site_and_its_distribution_points() {
     let url = world.url(&format!("/content/{name}"));
     for role in Role::ALL.into_iter().filter(|role| role.calls()) {
         let wanted = match role {
-            Role::Client | Role::DistributionPoint => StatusCode::OK,
+            Role::Client | Role::DistributionPoint | Role::ChildSite => StatusCode::OK,
             _ => StatusCode::FORBIDDEN,
         };
         let answer = world.http(role).get(&url).send().await.unwrap();

@@ -79,18 +79,7 @@ impl World {
         if let Some(point) = self.point.take() {
             point.stop().await;
         }
-        let file = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../deploy/config/distribution-point.toml"
-        );
-        let mut config: Config = muster_runtime::config::load(file).unwrap();
-        let any = ([127, 0, 0, 1], 0).into();
-        (config.listen, config.content_listen, config.admin.listen) = (any, any, any);
-        config.data_dir = self.data_dir().to_owned();
-        config.tls = self.ca.issue(Role::DistributionPoint, "dp1");
-        config.fetch.attempts = 3;
-        config.fetch.retry_after = Duration::from_millis(20);
-        config.fetch.failed_for = Duration::from_millis(300);
+        let config = config(&self.ca, self.data_dir());
         self.point = Some(distribution_point::start(config).await.unwrap());
     }
 
@@ -186,6 +175,24 @@ impl World {
     pub(crate) fn url(&self, path: &str) -> String {
         format!("https://{}{path}", self.point().content_addr())
     }
+}
+
+/// The documented configuration for this folder, without a parent.
+pub(crate) fn config(ca: &TestCa, data_dir: &Path) -> Config {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/config/distribution-point.toml"
+    );
+    let mut config: Config = muster_runtime::config::load(file).unwrap();
+    let any = ([127, 0, 0, 1], 0).into();
+    (config.listen, config.content_listen, config.admin.listen) = (any, any, any);
+    config.data_dir = data_dir.to_owned();
+    config.tls = ca.issue(Role::DistributionPoint, "dp1");
+    config.fetch.attempts = 3;
+    config.fetch.retry_after = Duration::from_millis(20);
+    config.fetch.failed_for = Duration::from_millis(300);
+    config.parent.site_server = None;
+    config
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
