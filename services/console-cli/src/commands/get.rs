@@ -36,6 +36,14 @@ pub(crate) enum GetCommand {
         /// Only members of this collection
         #[arg(long)]
         collection: Option<String>,
+        /// Only clients of this site and of those below it
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         #[command(flatten)]
         limit: Limit,
     },
@@ -214,6 +222,7 @@ pub(crate) async fn run(
         GetCommand::Clients {
             name,
             collection,
+            site_code,
             limit,
         } => {
             let collection_id = match collection {
@@ -227,6 +236,7 @@ pub(crate) async fn run(
                     page_token,
                     host_name: name.clone().unwrap_or_default(),
                     collection_id: collection_id.clone(),
+                    site_code: site_code.clone(),
                 };
                 let page = site.clients().list_clients(request).await?.into_inner();
                 whole.total = page.total;

@@ -29,7 +29,8 @@ pub(crate) enum ReportCommand {
     #[command(after_help = "\
 Example:
   muster report compliance --update-list june --collection Pilot
-  muster report compliance --update-list june --clients non-compliant")]
+  muster report compliance --update-list june --clients non-compliant
+  muster report compliance --update-list june --site P01")]
     Compliance {
         /// The updates; by default all that some client requires
         #[arg(long, value_name = "NAME")]
@@ -44,6 +45,14 @@ Example:
         #[arg(long, value_name = "ANSWER", requires = "update_list",
               value_parser = crate::cli::list_answer())]
         clients: Option<ListAnswer>,
+        /// Only clients of this site and of those below it; by default of all
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -62,6 +71,14 @@ Example:
         /// Instead of counts, the clients that say this of the update
         #[arg(long, value_name = "ANSWER", value_parser = crate::cli::update_answer())]
         clients: Option<UpdateAnswer>,
+        /// Only clients of this site and of those below it; by default of all
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -78,6 +95,14 @@ Example:
         /// Instead of counts, these clients
         #[arg(long, value_name = "WHICH", value_parser = crate::cli::coverage())]
         clients: Option<Coverage>,
+        /// Only clients of this site and of those below it; by default of all
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -96,6 +121,14 @@ Example:
         /// Also each update of each client (JSON always has them)
         #[arg(long)]
         updates: bool,
+        /// Only clients of this site and of those below it; by default of all
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -111,6 +144,14 @@ Example:
         /// Only clients in this state
         #[arg(long, value_parser = crate::cli::evaluation())]
         state: Option<DeploymentEvaluation>,
+        /// Only clients of this site and of those below it; by default of all
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -130,6 +171,14 @@ Example:
         /// Instead of counts, the clients with this error
         #[arg(long, value_name = "NUMBER")]
         error: Option<i32>,
+        /// Only clients of this site and of those below it; by default of all
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -153,6 +202,14 @@ Example:
         /// Instead of counts, the clients with this error
         #[arg(long, value_name = "ERROR", conflicts_with = "by")]
         clients: Option<i32>,
+        /// Only clients of this site and of those below it; by default of all
+        #[arg(
+            long = "site",
+            value_name = "CODE",
+            default_value = "",
+            hide_default_value = true
+        )]
+        site_code: String,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -205,6 +262,7 @@ pub(crate) async fn run(
             collection,
             sort,
             clients,
+            site_code,
             limit,
         } => {
             let (update_list, collection) = (
@@ -212,12 +270,21 @@ pub(crate) async fn run(
                 collection.unwrap_or_default(),
             );
             if let Some(answer) = clients {
-                return list_clients(site, printer, update_list, collection, answer, limit).await;
+                return list_clients(
+                    site,
+                    printer,
+                    update_list,
+                    (collection, site_code),
+                    answer,
+                    limit,
+                )
+                .await;
             }
             let request = GetComplianceRequest {
                 update_list,
                 collection,
                 sort: sort.into(),
+                site_code,
             };
             let answer = site.reports().get_compliance(request).await?;
             printer.show(&answer.into_inner())
@@ -226,28 +293,46 @@ pub(crate) async fn run(
             name,
             collection,
             clients,
+            site_code,
             limit,
         } => {
             let collection = collection.unwrap_or_default();
             if let Some(answer) = clients {
-                return update_clients(site, printer, &name, collection, answer, limit).await;
+                return update_clients(
+                    site,
+                    printer,
+                    &name,
+                    (collection, site_code),
+                    answer,
+                    limit,
+                )
+                .await;
             }
             use get_update_compliance_request::Key;
             let key = Some(name.parse().map_or(Key::UpdateId(name), Key::UpdateNo));
-            let request = GetUpdateComplianceRequest { key, collection };
+            let request = GetUpdateComplianceRequest {
+                key,
+                collection,
+                site_code,
+            };
             let answer = site.reports().get_update_compliance(request).await?;
             printer.show(&answer.into_inner())
         }
         ReportCommand::Coverage {
             collection,
             clients,
+            site_code,
             limit,
         } => {
             let collection = collection.unwrap_or_default();
             if let Some(coverage) = clients {
-                return coverage_clients(site, printer, collection, coverage, limit).await;
+                return coverage_clients(site, printer, (collection, site_code), coverage, limit)
+                    .await;
             }
-            let request = GetCoverageRequest { collection };
+            let request = GetCoverageRequest {
+                collection,
+                site_code,
+            };
             let answer = site.reports().get_coverage(request).await?;
             printer.show(&answer.into_inner())
         }
@@ -255,6 +340,7 @@ pub(crate) async fn run(
             deployment,
             state,
             updates,
+            site_code,
             limit,
         } => {
             let mut whole = GetEnforcementResponse::default();
@@ -264,6 +350,7 @@ pub(crate) async fn run(
                     state: state.unwrap_or_default().into(),
                     page_size,
                     page_token,
+                    site_code: site_code.clone(),
                 };
                 let page = site.reports().get_enforcement(request).await?.into_inner();
                 whole.states = page.states;
@@ -281,6 +368,7 @@ pub(crate) async fn run(
         ReportCommand::Evaluation {
             deployment,
             state,
+            site_code,
             limit,
         } => {
             let mut whole = GetEvaluationResponse::default();
@@ -290,6 +378,7 @@ pub(crate) async fn run(
                     state: state.map(Into::into),
                     page_size,
                     page_token,
+                    site_code: site_code.clone(),
                 };
                 let page = site.reports().get_evaluation(request).await?.into_inner();
                 whole.states = page.states;
@@ -302,11 +391,15 @@ pub(crate) async fn run(
             collection,
             state,
             error,
+            site_code,
             limit,
         } => {
             let collection = collection.unwrap_or_default();
             if state.is_none() && error.is_none() {
-                let request = GetScansRequest { collection };
+                let request = GetScansRequest {
+                    collection,
+                    site_code,
+                };
                 let answer = site.reports().get_scans(request).await?;
                 return printer.show(&answer.into_inner());
             }
@@ -317,6 +410,7 @@ pub(crate) async fn run(
                     error_code: error.unwrap_or_default(),
                     page_size,
                     page_token,
+                    site_code: site_code.clone(),
                 };
                 let page = site.reports().list_scan_clients(request).await?;
                 let page = page.into_inner();
@@ -333,6 +427,7 @@ pub(crate) async fn run(
             update,
             by,
             clients,
+            site_code,
             limit,
         } => {
             let (deployment, update_no) =
@@ -345,6 +440,7 @@ pub(crate) async fn run(
                         update_no,
                         page_size,
                         page_token,
+                        site_code: site_code.clone(),
                     };
                     let page = site.reports().list_error_clients(request).await?;
                     let page = page.into_inner();
@@ -360,6 +456,7 @@ pub(crate) async fn run(
                 deployment,
                 grouping: by.unwrap_or_default().into(),
                 update_no,
+                site_code,
             };
             let answer = site.reports().list_errors(request).await?;
             printer.show(&answer.into_inner())
@@ -398,7 +495,7 @@ async fn list_clients(
     site: &Site,
     printer: &Printer,
     update_list: String,
-    collection: String,
+    (collection, site_code): (String, String),
     answer: ListAnswer,
     limit: u32,
 ) -> Result<(), Failure> {
@@ -410,6 +507,7 @@ async fn list_clients(
             answer: answer.into(),
             page_size,
             page_token,
+            site_code: site_code.clone(),
         };
         let page = site.reports().list_compliance_clients(request).await?;
         let page = page.into_inner();
@@ -424,7 +522,7 @@ async fn update_clients(
     site: &Site,
     printer: &Printer,
     name: &str,
-    collection: String,
+    (collection, site_code): (String, String),
     answer: UpdateAnswer,
     limit: u32,
 ) -> Result<(), Failure> {
@@ -441,6 +539,7 @@ async fn update_clients(
             answer: answer.into(),
             page_size,
             page_token,
+            site_code: site_code.clone(),
         };
         let page = site.reports().list_update_clients(request).await?;
         let page = page.into_inner();
@@ -454,7 +553,7 @@ async fn update_clients(
 async fn coverage_clients(
     site: &Site,
     printer: &Printer,
-    collection: String,
+    (collection, site_code): (String, String),
     coverage: Coverage,
     limit: u32,
 ) -> Result<(), Failure> {
@@ -465,6 +564,7 @@ async fn coverage_clients(
             coverage: coverage.into(),
             page_size,
             page_token,
+            site_code: site_code.clone(),
         };
         let page = site.reports().list_coverage_clients(request).await?;
         let page = page.into_inner();

@@ -18,6 +18,7 @@ impl Answer for ListClientsResponse {
         let row = |client: &Client| {
             vec![
                 client.host_name.clone(),
+                client.site_code.clone(),
                 system(client),
                 client.required.to_string(),
                 client.installed.to_string(),
@@ -30,6 +31,7 @@ impl Answer for ListClientsResponse {
         };
         const HEADER: &[&str] = &[
             "CLIENT",
+            "SITE",
             "SYSTEM",
             "REQUIRED#",
             "INSTALLED#",
@@ -91,6 +93,7 @@ impl Answer for GetClientResponse {
         let mut pairs = vec![
             ("Client", client.host_name.clone()),
             ("Id", id(&client.client_id)),
+            ("Site", client.site_code.clone()),
             ("System", system(&client)),
             ("Architecture", client.architecture.clone()),
             ("Kernel", client.kernel.clone()),

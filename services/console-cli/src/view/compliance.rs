@@ -133,6 +133,7 @@ fn clients(clients: &[ReportedClient], total: u32, now: Timestamp) -> Vec<Block>
     let row = |client: &ReportedClient| {
         vec![
             client.host_name.clone(),
+            client.site_code.clone(),
             ago(client.last_report_at.as_ref(), now),
             ago(client.last_scanned_at.as_ref(), now),
             state(client.scan_state, states::Scan::from_id),
@@ -142,7 +143,14 @@ fn clients(clients: &[ReportedClient], total: u32, now: Timestamp) -> Vec<Block>
             },
         ]
     };
-    const HEADER: &[&str] = &["CLIENT", "LAST-REPORT", "LAST-SCAN", "SCAN", "CATALOG#"];
+    const HEADER: &[&str] = &[
+        "CLIENT",
+        "SITE",
+        "LAST-REPORT",
+        "LAST-SCAN",
+        "SCAN",
+        "CATALOG#",
+    ];
     let rows = clients.iter().map(row).collect();
     let header = HEADER;
     let mut blocks = vec![Block::Table { header, rows }];

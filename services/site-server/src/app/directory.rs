@@ -1,5 +1,5 @@
-//! What reports name, in memory: updates, update lists with their updates, collections as bitmaps
-//! of clients. So a report over the matrix asks the database nothing.
+//! What reports name, in memory: updates, update lists with their updates, collections and sites as
+//! bitmaps of clients. So a report over the matrix asks the database nothing.
 //!
 //! The rows are the truth: they are read at the start, and whoever changes them tells it here after
 //! the commit. Two changes must arrive here in the order of their commits, so a change has its
@@ -14,6 +14,7 @@ use muster_compliance::RoaringBitmap;
 use muster_domain::UpdateNo;
 use tokio::sync as turns;
 
+use super::choose_clients::ByOwner;
 use super::{Error, Site, manage_collections, manage_update_lists, matrix};
 use crate::store::reports::Named;
 use crate::store::{clients, collections, reports, update_lists};
@@ -32,6 +33,8 @@ struct Held {
     update_numbers: HashMap<String, UpdateNo>,
     lists: ByName<Arc<[UpdateNo]>>,
     collections: ByName<Arc<RoaringBitmap>>,
+    /// Clients of sites below.
+    owners: ByOwner,
 }
 
 /// Things that people name: ours by their names, those of others as `CEN/name`. Only a name as it
@@ -171,9 +174,16 @@ impl Turn<'_> {
         }
     }
 
+    /// Clients of sites below came, or report to another site now.
+    pub(crate) fn set_owners(&self, owners: &[(i32, String)]) {
+        let owners = owners.iter().map(|(no, owner)| (*no, owner.as_str()));
+        self.directory.write().owners.set(owners);
+    }
+
     /// A client was deleted.
     pub(crate) fn remove_client(&self, client_no: i32) {
         let mut held = self.directory.write();
+        held.owners.remove(client_no);
         for (_, members) in held.collections.things.values_mut() {
             if members.contains(client_no.unsigned_abs()) {
                 Arc::make_mut(members).remove(client_no.unsigned_abs());
@@ -235,6 +245,9 @@ async fn load_in_turn(site: &Site, turn: &Turn<'_>) -> Result<(), Error> {
         let members = Arc::new(bitmap(&members));
         held.collections.insert(collection_no, name, members);
     }
+    let owners = clients::owners(&db).await?;
+    let owners = owners.iter().map(|(no, owner)| (*no, owner.as_str()));
+    held.owners.set(owners);
     tracing::info!(
         updates = held.updates.len(),
         lists = held.lists.things.len(),
@@ -319,6 +332,12 @@ pub(crate) async fn members_of(
     let held = site.directory.read();
     let members = held.collections.get(collection_no).cloned();
     members.map(Some).ok_or_else(unknown)
+}
+
+/// The clients that report to these sites, none of which is ours.
+pub(crate) async fn owned_by(site: &Site, codes: &[String]) -> Result<RoaringBitmap, Error> {
+    settled(site).await?;
+    Ok(site.directory.read().owners.of(codes))
 }
 
 /// What updates are called, in their order; `None` for one that the site does not know.

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::invite_site::authority;
 use super::links::{self, Neighbour};
-use super::{Error, Site};
+use super::{Error, Site, choose_clients};
 use crate::domain::invitation::{self, Invitation};
 use crate::domain::link::{PROTOCOL, protocol_refusal};
 use crate::domain::names::cleaned;
@@ -182,6 +182,7 @@ async fn keep(
         fingerprint: None,
         password_hash: None,
     };
+    let _sites = choose_clients::changing(site);
     let made = invitations::join(&tx, &joining).await?;
     let access = Access {
         address: invitation.address.clone(),
@@ -203,6 +204,8 @@ async fn keep(
         links::sites::all_dirty(&tx, neighbour).await?;
         // Those below learn under whom they are now.
         sites::mark_dirty(&tx, own, &[own.to_string(), parent.to_string()]).await?;
+    } else {
+        invitations::connect_again(&tx, parent).await?;
     }
     Ok(tx.commit().await?)
 }

@@ -13,7 +13,7 @@ use muster_runtime::{Identity, Role};
 
 use super::enrol_client::MAX_CSR;
 use super::links::{self, Neighbour};
-use super::{Error, Site};
+use super::{Error, Site, choose_clients};
 use crate::domain::invitation::{self, Invitation};
 use crate::domain::link::{PROTOCOL, protocol_refusal};
 use crate::domain::names::cleaned;
@@ -79,6 +79,7 @@ pub(crate) async fn join_site(
         fingerprint: Some(&certificate.fingerprint),
         password_hash: Some(&password_hash),
     };
+    let _sites = choose_clients::changing(site);
     if invitations::join(&tx, &joining).await? {
         let record = pb::SiteRecord {
             site_code: code.to_string(),

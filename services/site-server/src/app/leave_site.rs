@@ -11,7 +11,7 @@ use muster_runtime::grpc::{Channel, ChannelOptions, channel_with};
 use muster_runtime::status::chain;
 use muster_runtime::tls::{ClientTls, Peer};
 
-use super::{Error, Site, join_site, links, manage_clients};
+use super::{Error, Site, choose_clients, join_site, links, manage_clients};
 use crate::store::{clients, invitations, sites};
 
 /// Clients of a site that is gone that are looked up at once.
@@ -36,6 +36,7 @@ pub(crate) async fn leave_parent(
         tracing::warn!(error = %chain(&error), "the parent does not know that we leave");
     }
     let own = site.config.site_code;
+    let _sites = choose_clients::changing(site);
     let tx = db.transaction().await?;
     site.still_active(&tx).await?;
     sites::known(&tx).await?;
@@ -111,6 +112,7 @@ async fn end(
     by: &str,
 ) -> Result<bool, Error> {
     let own = site.config.site_code;
+    let _sites = choose_clients::changing(site);
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     site.still_active(&tx).await?;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::enrol_client::hash_token;
 use super::links::clients as told;
 use super::links::{self, objects};
-use super::{Error, Site, deployment_states, directory, matrix};
+use super::{Error, Site, choose_clients, deployment_states, directory, matrix};
 use crate::domain::page::Page;
 use crate::domain::settle::Moves;
 use crate::store::{self, clients, collections, compliance, identities, sites, streams};
@@ -26,13 +26,16 @@ pub(crate) async fn list_clients(
     request: &pb::ListClientsRequest,
 ) -> Result<pb::ListClientsResponse, Error> {
     let page = Page::read(request.page_size, &request.page_token)?;
+    let own = site.config.site_code;
+    let owners = choose_clients::owners(site, &request.site_code).await?;
     let db = site.db().await?;
     let collection = match request.collection_id.as_ref() {
         [] => None,
         bytes => Some(by_id(&db, bytes).await?),
     };
     let collection = collection.filter(|number| *number != collections::ALL_SYSTEMS);
-    let (mut found, total) = clients::list(&db, &request.host_name, collection, page).await?;
+    let named = &request.host_name;
+    let (mut found, total) = clients::list(&db, named, collection, (own, &owners), page).await?;
     let next_page_token = page.cut(&mut found);
     Ok(pb::ListClientsResponse {
         clients: found,
@@ -79,7 +82,7 @@ pub(crate) async fn get_client(
     let db = site.db().await?;
     let client = find(&db, &request.name).await?;
     let mut answer = pb::GetClientResponse {
-        client: Some(clients::show(&db, client.client_no).await?),
+        client: Some(clients::show(&db, site.config.site_code, client.client_no).await?),
         collections: clients::collections(&db, client.client_no).await?,
         stream: Some(streams::show(&db, client.client_no).await?),
         ..Default::default()
@@ -145,6 +148,7 @@ pub(super) async fn remove(
     matrix::remove_client(site, client_no);
     deployment_states::remove_client(site, client_no);
     objects::remember_members(&turn, &left);
+    turn.remove_client(client_no);
     turn.settle();
     told::note_record(site, marked, client_no);
     links::wake(site);

@@ -2,6 +2,7 @@
 
 pub(crate) mod ask_clients;
 pub(crate) mod backlog;
+pub(crate) mod choose_clients;
 pub(crate) mod deployment_states;
 pub(crate) mod directory;
 pub(crate) mod distribute_content;

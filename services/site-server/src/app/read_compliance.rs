@@ -8,7 +8,7 @@ use muster_compliance::{Answer, ListAnswer, RoaringBitmap, UpdateCounts, page};
 use muster_domain::UpdateNo;
 use muster_proto::report as pb;
 
-use super::{Error, Site, directory, matrix};
+use super::{Error, Site, choose_clients, directory, matrix};
 use crate::domain::client_page::ClientPage;
 use crate::store::reports::{self, Named};
 use crate::store::sites;
@@ -23,7 +23,7 @@ pub(crate) async fn get_compliance(
     site: &Site,
     request: &pb::GetComplianceRequest,
 ) -> Result<pb::GetComplianceResponse, Error> {
-    let members = directory::members(site, &request.collection).await?;
+    let members = choose_clients::members(site, &request.collection, &request.site_code).await?;
     let members = members.as_deref();
     let list = match request.update_list.trim() {
         "" => None,
@@ -102,7 +102,7 @@ pub(crate) async fn list_compliance_clients(
     };
     let page = ClientPage::read(request.page_size, &request.page_token)?;
     let updates = directory::update_list(site, &request.update_list).await?;
-    let members = directory::members(site, &request.collection).await?;
+    let members = choose_clients::members(site, &request.collection, &request.site_code).await?;
     let found = matrix::read(site).with_list_answer(&updates, answer, members.as_deref());
     let (clients, next_page_token) = show(site, page, &found).await?;
     Ok(pb::ListComplianceClientsResponse {
@@ -127,7 +127,7 @@ pub(crate) async fn get_update_compliance(
         Some(Key::UpdateId(id)) => directory::update_by_id(site, id)?,
         None => return Err(no_key()),
     };
-    let members = directory::members(site, &request.collection).await?;
+    let members = choose_clients::members(site, &request.collection, &request.site_code).await?;
     let counts = matrix::read(site).counts(UpdateNo(named.update_no), members.as_deref());
     let applicable = counts.installed + counts.required;
     let clients = applicable + counts.not_required + counts.unknown + counts.no_data;
@@ -170,7 +170,7 @@ pub(crate) async fn list_update_clients(
         Some(Key::UpdateId(id)) => directory::update_by_id(site, id)?,
         None => return Err(no_key()),
     };
-    let members = directory::members(site, &request.collection).await?;
+    let members = choose_clients::members(site, &request.collection, &request.site_code).await?;
     let update_no = UpdateNo(named.update_no);
     let found = matrix::read(site)
         .with_answer(update_no, answer, members.as_deref())
@@ -188,7 +188,7 @@ pub(crate) async fn get_coverage(
     site: &Site,
     request: &pb::GetCoverageRequest,
 ) -> Result<pb::GetCoverageResponse, Error> {
-    let members = directory::members(site, &request.collection).await?;
+    let members = choose_clients::members(site, &request.collection, &request.site_code).await?;
     let members = members.as_deref();
     let generation = sites::catalog_generation(&site.db().await?).await?;
     let matrix = matrix::read(site);
@@ -218,7 +218,7 @@ pub(crate) async fn list_coverage_clients(
     request: &pb::ListCoverageClientsRequest,
 ) -> Result<pb::ListCoverageClientsResponse, Error> {
     let page = ClientPage::read(request.page_size, &request.page_token)?;
-    let members = directory::members(site, &request.collection).await?;
+    let members = choose_clients::members(site, &request.collection, &request.site_code).await?;
     let members = members.as_deref();
     let generation = sites::catalog_generation(&site.db().await?).await?;
     let found = match request.coverage() {
@@ -251,7 +251,7 @@ pub(crate) async fn show(
         return Ok((Vec::new(), next_page_token));
     }
     let numbers: Vec<i32> = numbers.iter().map(|number| number.cast_signed()).collect();
-    let mut clients = reports::clients(&site.db().await?, &numbers).await?;
+    let mut clients = reports::clients(&site.db().await?, site.config.site_code, &numbers).await?;
     let matrix = matrix::read(site);
     for (client_no, client) in &mut clients {
         let generation = matrix.generation(*client_no).unwrap_or(0);

@@ -4,7 +4,7 @@
 use muster_proto::report as pb;
 use prost::Message;
 
-use super::{Error, Site, directory, manage_collections, manage_deployments};
+use super::{Error, Site, choose_clients, directory, manage_collections, manage_deployments};
 use crate::domain::client_page::ClientPage;
 use crate::store::error_reports::{self, Which};
 use crate::store::{evaluation_reports, scan_reports};
@@ -14,13 +14,14 @@ pub(crate) async fn get_scans(
     site: &Site,
     request: &pb::GetScansRequest,
 ) -> Result<pb::GetScansResponse, Error> {
+    let owners = choose_clients::owners(site, &request.site_code).await?;
     let db = site.db().await?;
     let collection = manage_collections::find(site, &db, &request.collection).await?;
-    let states = scan_reports::counts(&db, collection.number).await?;
+    let states = scan_reports::counts(&db, collection.number, &owners).await?;
     Ok(pb::GetScansResponse {
         clients: states.iter().map(|count| count.clients).sum(),
         states,
-        errors: scan_reports::errors(&db, collection.number).await?,
+        errors: scan_reports::errors(&db, collection.number, &owners).await?,
     })
 }
 
@@ -31,10 +32,11 @@ pub(crate) async fn list_scan_clients(
 ) -> Result<pb::ListScanClientsResponse, Error> {
     let page = ClientPage::read(request.page_size, &request.page_token)?;
     let state = request.state.map(state_no).transpose()?;
+    let owners = choose_clients::owners(site, &request.site_code).await?;
     let db = site.db().await?;
     let collection = manage_collections::find(site, &db, &request.collection).await?;
-    let number = collection.number;
-    let mut found = scan_reports::clients(&db, number, state, request.error_code, page).await?;
+    let of = (collection.number, &owners);
+    let mut found = scan_reports::clients(&db, of, state, request.error_code, page).await?;
     let next_page_token = page.fit(&mut found, |(no, _)| *no, |(_, it)| it.encoded_len());
     Ok(pb::ListScanClientsResponse {
         clients: found.into_iter().map(|(_, client)| client).collect(),
@@ -54,14 +56,15 @@ pub(crate) async fn get_evaluation(
 ) -> Result<pb::GetEvaluationResponse, Error> {
     let page = ClientPage::read(request.page_size, &request.page_token)?;
     let state = request.state.map(state_no).transpose()?;
+    let owners = choose_clients::owners(site, &request.site_code).await?;
     let db = site.db().await?;
     let number = manage_deployments::find(site, &db, &request.deployment)
         .await?
         .number;
-    let mut found = evaluation_reports::clients(&db, number, state, page).await?;
+    let mut found = evaluation_reports::clients(&db, (number, &owners), state, page).await?;
     let next_page_token = page.fit(&mut found, |(no, _)| *no, |(_, it)| it.encoded_len());
     Ok(pb::GetEvaluationResponse {
-        states: evaluation_reports::counts(&db, number).await?,
+        states: evaluation_reports::counts(&db, number, &owners).await?,
         clients: found.into_iter().map(|(_, client)| client).collect(),
         next_page_token,
     })
@@ -72,13 +75,19 @@ pub(crate) async fn list_errors(
     site: &Site,
     request: &pb::ListErrorsRequest,
 ) -> Result<pb::ListErrorsResponse, Error> {
-    let which = which(site, &request.deployment, request.update_no).await?;
+    let which = which(
+        site,
+        &request.deployment,
+        request.update_no,
+        &request.site_code,
+    )
+    .await?;
     let apart_by = match request.grouping() {
         pb::ErrorGrouping::Unspecified => 0,
         pb::ErrorGrouping::Deployment => 1,
         pb::ErrorGrouping::Update => 2,
     };
-    let errors = error_reports::ranked(&site.db().await?, which, apart_by).await?;
+    let errors = error_reports::ranked(&site.db().await?, &which, apart_by).await?;
     Ok(pb::ListErrorsResponse { errors })
 }
 
@@ -91,9 +100,15 @@ pub(crate) async fn list_error_clients(
     if request.error_code == 0 {
         return Err(Error::invalid("ERROR_CODE", "0 is no error"));
     }
-    let which = which(site, &request.deployment, request.update_no).await?;
+    let which = which(
+        site,
+        &request.deployment,
+        request.update_no,
+        &request.site_code,
+    )
+    .await?;
     let db = site.db().await?;
-    let mut found = error_reports::clients(&db, request.error_code, which, page).await?;
+    let mut found = error_reports::clients(&db, request.error_code, &which, page).await?;
     let next_page_token = page.fit(&mut found, |(no, _)| *no, |(_, it)| it.encoded_len());
     Ok(pb::ListErrorClientsResponse {
         clients: found.into_iter().map(|(_, client)| client).collect(),
@@ -101,7 +116,12 @@ pub(crate) async fn list_error_clients(
     })
 }
 
-async fn which(site: &Site, deployment: &str, update_no: u32) -> Result<Which, Error> {
+async fn which(
+    site: &Site,
+    deployment: &str,
+    update_no: u32,
+    site_code: &str,
+) -> Result<Which, Error> {
     let deployment_no = match deployment.trim() {
         "" => None,
         name => Some(manage_deployments::number_of(site, name).await?),
@@ -113,5 +133,6 @@ async fn which(site: &Site, deployment: &str, update_no: u32) -> Result<Which, E
     Ok(Which {
         deployment_no,
         update_no,
+        owners: choose_clients::owners(site, site_code).await?,
     })
 }

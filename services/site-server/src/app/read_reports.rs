@@ -8,7 +8,10 @@ use muster_domain::states::DeploymentEnforcement;
 use muster_proto::report as pb;
 use prost::Message;
 
-use super::{Error, Site, deployment_states, known_deployments, manage_clients, read_compliance};
+use super::{
+    Error, Site, choose_clients, deployment_states, known_deployments, manage_clients,
+    read_compliance,
+};
 use crate::domain::client_page::{self, ClientPage};
 use crate::domain::page::fitting;
 use crate::store::reports;
@@ -27,7 +30,10 @@ pub(crate) async fn get_enforcement(
     let page = ClientPage::read(size, &request.page_token)?;
     let deployment = known_deployments::find(site, &request.deployment).await?;
     let number = deployment.deployment_no;
-    let members = deployment_states::members_in(site, deployment.collection_no).await?;
+    let mut members = deployment_states::members_in(site, deployment.collection_no).await?;
+    if let Some(of_site) = choose_clients::of_site(site, &request.site_code).await? {
+        members &= of_site;
+    }
     let wanted = match request.state {
         0 => None,
         state => Some(

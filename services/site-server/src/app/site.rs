@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::Error;
 use super::backlog::Rates;
+use super::choose_clients::KnownSites;
 use super::directory::Directory;
 use super::get_policy::PolicyCache;
 use super::give_directions::Directions;
@@ -53,6 +54,8 @@ pub(crate) struct Site {
     pub(crate) links: Links,
     /// How far each client's reports are recorded.
     pub(crate) known_clients: KnownClients,
+    /// Which sites are below which.
+    pub(crate) known_sites: KnownSites,
     /// Which deployments people mean.
     pub(crate) known_deployments: KnownDeployments,
     /// What clients say of updates, as committed. A lock that who waits is handed in turn.
@@ -127,6 +130,7 @@ impl Site {
             directions_changed: Arc::default(),
             links: Links::default(),
             known_clients: KnownClients::new(config.state_shards),
+            known_sites: KnownSites::default(),
             known_deployments: KnownDeployments::default(),
             matrix: parking_lot::RwLock::default(),
             deployment_states: RwLock::default(),

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
-use muster_domain::ClientId;
+use muster_domain::{ClientId, SiteCode};
 use muster_proto::client as pb;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{execute, id, large, number, query, query_one, query_opt, time};
 use crate::app::Error;
 use crate::domain::page::Page;
+use crate::domain::site_tree::Owners;
 
 /// A token as it is found when somebody shows it.
 #[derive(Debug)]
@@ -198,6 +199,15 @@ pub(crate) async fn numbers(db: &impl GenericClient) -> Result<Vec<i32>, Error> 
     Ok(rows.iter().map(|row| row.get("client_no")).collect())
 }
 
+/// The clients of sites below that are not deleted, with the site that each reports to.
+pub(crate) async fn owners(db: &impl GenericClient) -> Result<Vec<(i32, String)>, Error> {
+    const SQL: &str = "
+        SELECT client_no, owner_site_code FROM clients
+        WHERE owner_site_code IS NOT NULL AND deleted_at IS NULL";
+    let rows = query(db, SQL, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Those of the numbers that are not deleted.
 pub(crate) async fn not_deleted(
     db: &impl GenericClient,
@@ -286,7 +296,7 @@ pub(crate) async fn delete(db: &impl GenericClient, client_no: i32) -> Result<()
 }
 
 const COLUMNS: &str = "
-    SELECT c.client_no, c.client_id, c.host_name, c.os_id, c.os_version_id, c.architecture,
+    SELECT c.client_no, c.client_id, c.owner_site_code, c.host_name, c.os_id, c.os_version_id, c.architecture,
            c.agent_version, c.epoch, c.enrolled_at, c.last_policy_at, s.last_report_at,
            COALESCE(k.catalog_generation, 0) AS catalog_generation,
            COALESCE(cardinality(k.installed), 0) AS installed,
@@ -306,8 +316,10 @@ const COLUMNS: &str = "
     LEFT JOIN inventories i USING (client_no)
     WHERE c.deleted_at IS NULL";
 
-fn client(row: &Row) -> pb::Client {
+fn client(row: &Row, own: SiteCode) -> pb::Client {
+    let owner: Option<String> = row.get("owner_site_code");
     pb::Client {
+        site_code: owner.unwrap_or_else(|| own.to_string()),
         client_id: id(row, "client_id"),
         host_name: row.get("host_name"),
         os_id: row.get("os_id"),
@@ -335,11 +347,15 @@ fn client(row: &Row) -> pb::Client {
 }
 
 /// One client with all that is shown of it.
-pub(crate) async fn show(db: &impl GenericClient, client_no: i32) -> Result<pb::Client, Error> {
+pub(crate) async fn show(
+    db: &impl GenericClient,
+    own: SiteCode,
+    client_no: i32,
+) -> Result<pb::Client, Error> {
     const WHERE: &str = " AND c.client_no = $1";
     static SQL: std::sync::LazyLock<String> =
         std::sync::LazyLock::new(|| [COLUMNS, WHERE].concat());
-    Ok(client(&query_one(db, &SQL, &[&client_no]).await?))
+    Ok(client(&query_one(db, &SQL, &[&client_no]).await?, own))
 }
 
 /// Clients by host name; `host_name` is exact, or a prefix when it ends in `*`.
@@ -347,6 +363,7 @@ pub(crate) async fn list(
     db: &impl GenericClient,
     host_name: &str,
     collection_no: Option<i32>,
+    (own, owners): (SiteCode, &Owners),
     page: Page,
 ) -> Result<(Vec<pb::Client>, u32), Error> {
     const WHERE: &str = "
@@ -354,6 +371,7 @@ pub(crate) async fn list(
         AND ($2 = '' OR starts_with(c.host_name, $2))
         AND ($3::int4 IS NULL OR EXISTS (SELECT FROM collection_members m
              WHERE m.collection_no = $3 AND m.client_no = c.client_no))
+        AND ($6::text[] IS NULL OR c.owner_site_code = ANY ($6))
         ORDER BY c.host_name, c.client_no LIMIT $4 OFFSET $5";
     static SQL: std::sync::LazyLock<String> =
         std::sync::LazyLock::new(|| [COLUMNS, WHERE].concat());
@@ -361,10 +379,17 @@ pub(crate) async fn list(
         Some(prefix) => ("", prefix),
         None => (host_name, ""),
     };
-    let params: super::Params<'_> = &[&exact, &prefix, &collection_no, &page.probe(), &page.offset];
+    let params: super::Params<'_> = &[
+        &exact,
+        &prefix,
+        &collection_no,
+        &page.probe(),
+        &page.offset,
+        &owners.codes(),
+    ];
     let rows = query(db, &SQL, params).await?;
     let total = rows.first().map_or(0, |row| number(row, "total"));
-    Ok((rows.iter().map(client).collect(), total))
+    Ok((rows.iter().map(|row| client(row, own)).collect(), total))
 }
 
 /// Labels of the collections a client is in.

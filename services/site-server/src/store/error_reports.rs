@@ -8,19 +8,22 @@ use tokio_postgres::Row;
 use super::{id, number, query, time};
 use crate::app::Error;
 use crate::domain::client_page::ClientPage;
+use crate::domain::site_tree::Owners;
 
-/// Which errors: those of a deployment, those of an update, both, or all.
-#[derive(Debug, Clone, Copy, Default)]
+/// Which errors: those of a deployment, those of an update, those of clients of some sites, what is
+/// all of that, or all.
+#[derive(Debug, Clone)]
 pub(crate) struct Which {
     pub(crate) deployment_no: Option<i32>,
     /// Errors of deployments as a whole are not of an update.
     pub(crate) update_no: Option<i32>,
+    pub(crate) owners: Owners,
 }
 
 /// Errors, most clients first; counted apart by deployment (1) or by update (2).
 pub(crate) async fn ranked(
     db: &impl GenericClient,
-    which: Which,
+    which: &Which,
     apart_by: i16,
 ) -> Result<Vec<pb::ErrorCount>, Error> {
     const SQL: &str = "
@@ -39,6 +42,8 @@ pub(crate) async fn ranked(
               WHERE ($1::int4 IS NULL OR deployment_no = $1)
                 AND ($2::int4 IS NULL OR update_no = $2)
                 AND ($3::int2 <> 2 OR update_no IS NOT NULL)
+                AND ($4::text[] IS NULL OR client_no IN (
+                     SELECT client_no FROM clients WHERE owner_site_code = ANY ($4)))
               GROUP BY 1, 2, 3
               ORDER BY clients DESC, updates DESC, 1, 2, 3 LIMIT 1000) AS r
         LEFT JOIN deployments d USING (deployment_no)
@@ -59,7 +64,12 @@ pub(crate) async fn ranked(
             title: row.get("title"),
         }
     };
-    let params: super::Params<'_> = &[&which.deployment_no, &which.update_no, &apart_by];
+    let params: super::Params<'_> = &[
+        &which.deployment_no,
+        &which.update_no,
+        &apart_by,
+        &which.owners.codes(),
+    ];
     Ok(query(db, SQL, params).await?.iter().map(count).collect())
 }
 
@@ -67,7 +77,7 @@ pub(crate) async fn ranked(
 pub(crate) async fn clients(
     db: &impl GenericClient,
     error_code: i32,
-    which: Which,
+    which: &Which,
     page: ClientPage,
 ) -> Result<Vec<(u32, pb::ClientError)>, Error> {
     const SQL: &str = "
@@ -84,6 +94,8 @@ pub(crate) async fn clients(
                     WHERE error_code <> 0 AND error_code = $1 AND client_no > $4) AS states
               WHERE ($2::int4 IS NULL OR deployment_no = $2)
                 AND ($3::int4 IS NULL OR update_no = $3)
+                AND ($6::text[] IS NULL OR client_no IN (
+                     SELECT client_no FROM clients WHERE owner_site_code = ANY ($6)))
               GROUP BY client_no ORDER BY client_no LIMIT $5) AS p
         JOIN clients c USING (client_no) ORDER BY c.client_no";
     let client = |row: &Row| {
@@ -102,6 +114,7 @@ pub(crate) async fn clients(
         &which.update_no,
         &page.after_no(),
         &page.probe_rows(),
+        &which.owners.codes(),
     ];
     Ok(query(db, SQL, params).await?.iter().map(client).collect())
 }

@@ -8,11 +8,13 @@ use super::collections::ALL_SYSTEMS;
 use super::{id, number, query, time};
 use crate::app::Error;
 use crate::domain::client_page::ClientPage;
+use crate::domain::site_tree::Owners;
 
 /// Clients of a deployment's collection by state of topic 302; one that never said is unknown.
 pub(crate) async fn counts(
     db: &impl GenericClient,
     deployment_no: i32,
+    owners: &Owners,
 ) -> Result<Vec<pb::EvaluationCount>, Error> {
     const SQL: &str = "
         SELECT COALESCE(s.evaluation, 0::int2) AS state, count(*)::int4 AS clients
@@ -22,19 +24,21 @@ pub(crate) async fn counts(
               WHERE m.collection_no = d.collection_no AND m.client_no = c.client_no))
         LEFT JOIN deployment_states s
           ON s.client_no = c.client_no AND s.deployment_no = d.deployment_no
-        WHERE d.deployment_no = $1 GROUP BY 1 ORDER BY 1";
+        WHERE d.deployment_no = $1 AND ($3::text[] IS NULL OR c.owner_site_code = ANY ($3))
+        GROUP BY 1 ORDER BY 1";
     let count = |row: &Row| pb::EvaluationCount {
         state: row.get::<_, i16>("state").into(),
         clients: number(row, "clients"),
     };
-    let rows = query(db, SQL, &[&deployment_no, &ALL_SYSTEMS]).await?;
+    let params: super::Params<'_> = &[&deployment_no, &ALL_SYSTEMS, &owners.codes()];
+    let rows = query(db, SQL, params).await?;
     Ok(rows.iter().map(count).collect())
 }
 
 /// The clients behind the counts, with their numbers.
 pub(crate) async fn clients(
     db: &impl GenericClient,
-    deployment_no: i32,
+    (deployment_no, owners): (i32, &Owners),
     state: Option<i16>,
     page: ClientPage,
 ) -> Result<Vec<(u32, pb::ClientEvaluation)>, Error> {
@@ -51,6 +55,7 @@ pub(crate) async fn clients(
           ON s.client_no = c.client_no AND s.deployment_no = d.deployment_no
         WHERE d.deployment_no = $1
           AND ($3::int2 IS NULL OR COALESCE(s.evaluation, 0::int2) = $3)
+          AND ($6::text[] IS NULL OR c.owner_site_code = ANY ($6))
         ORDER BY c.client_no LIMIT $5";
     let client = |row: &Row| {
         let client = pb::ClientEvaluation {
@@ -70,6 +75,7 @@ pub(crate) async fn clients(
         &state,
         &page.after_no(),
         &page.probe_rows(),
+        &owners.codes(),
     ];
     Ok(query(db, SQL, params).await?.iter().map(client).collect())
 }

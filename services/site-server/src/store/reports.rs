@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use deadpool_postgres::GenericClient;
+use muster_domain::SiteCode;
 use muster_proto::report as pb;
 use tokio_postgres::Row;
 
@@ -49,11 +50,12 @@ impl From<&Row> for Named {
 /// How these clients are shown in a list, by number; who was deleted is left out.
 pub(crate) async fn clients(
     db: &impl GenericClient,
+    own: SiteCode,
     clients: &[i32],
 ) -> Result<Vec<(u32, pb::ReportedClient)>, Error> {
     const SQL: &str = "
         SELECT c.client_no, c.client_id, c.host_name, COALESCE(n.state, 0::int2) AS scan_state,
-               n.last_scanned_at, s.last_report_at
+               n.last_scanned_at, s.last_report_at, COALESCE(c.owner_site_code, $2) AS owner
         FROM clients c
         LEFT JOIN scan_states n USING (client_no)
         LEFT JOIN report_streams s USING (client_no)
@@ -66,10 +68,11 @@ pub(crate) async fn clients(
             last_report_at: time(row, "last_report_at"),
             scan_state: row.get::<_, i16>("scan_state").into(),
             catalog_generation: 0,
+            site_code: row.get("owner"),
         };
         (number(row, "client_no"), client)
     };
-    let rows = query(db, SQL, &[&clients]).await?;
+    let rows = query(db, SQL, &[&clients, &own.as_str()]).await?;
     Ok(rows.iter().map(client).collect())
 }
 

@@ -149,6 +149,7 @@ async fn names(
             state,
             page_size: 2,
             page_token: token,
+            ..Default::default()
         };
         let page = reports.get_enforcement(request).await.unwrap().into_inner();
         assert!(page.clients.iter().all(|client| client.state == state));

@@ -83,7 +83,7 @@ impl Probe {
                 deployment: self.deployment.to_string(),
                 state,
                 page_size: 1,
-                page_token: String::new(),
+                ..Default::default()
             };
             let answer = reports.get_enforcement(request).await?.into_inner();
             if answer.states.iter().any(|it| it.state == state) {

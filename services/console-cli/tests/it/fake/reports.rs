@@ -97,10 +97,12 @@ fn reported_clients() -> [ReportedClient; 2] {
             last_report_at: ago(60),
             scan_state: UpdateSourceScan::Completed.into(),
             catalog_generation: 6,
+            site_code: "CEN".to_owned(),
         },
         ReportedClient {
             client_id: id(0x22),
             host_name: "web-02".to_owned(),
+            site_code: "P01".to_owned(),
             ..Default::default()
         },
     ]

@@ -3,7 +3,7 @@
 use muster_proto::catalog::{get_update_request::Key, update_service_server::UpdateService, *};
 use muster_proto::client::{client_service_server::ClientService, *};
 use muster_proto::collection::{collection_service_server::CollectionService, *};
-use muster_proto::link::LinkHealth;
+use muster_proto::link::{LinkHealth, LinkStatus};
 use muster_proto::site::{site_service_server::SiteService, *};
 use tonic::{Request, Response, Status};
 
@@ -23,6 +23,14 @@ fn site() -> Site {
         updates: 28_934,
         catalog_generation: 7,
         version: "0.0.0".to_owned(),
+        queued_messages: 1_200,
+        quarantined: 3,
+        certificate_ends_at: ago(-86_400 * 90),
+        links: vec![LinkStatus {
+            peer_site_code: "CEN".to_owned(),
+            health: LinkHealth::Degraded.into(),
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
@@ -111,6 +119,7 @@ impl SiteService for Fake {
             since: ago(600),
             heard_at: ago(130),
             missed_cycles: 2,
+            problem: "connection refused".to_owned(),
             sending: direction(12_000, 400.0, Some(30)),
             receiving: direction(0, 0.0, None),
             peer_protocol: 1,
@@ -155,6 +164,7 @@ pub(super) fn client(no: u8, host_name: &str) -> Client {
     Client {
         client_id: id(no),
         host_name: host_name.to_owned(),
+        site_code: "P01".to_owned(),
         os_id: "debian".to_owned(),
         os_version_id: "12".to_owned(),
         architecture: "amd64".to_owned(),

@@ -15,7 +15,7 @@ use muster_runtime::tls::ca::signing_request;
 use muster_testkit::eventually;
 use tonic::Code;
 
-use super::truth::Truth;
+use super::truth::{Truth, Whose};
 use super::{Random, Reporter, UPDATES, all_pages, reports, site_with_catalog};
 use crate::site::{Client, Site};
 
@@ -114,12 +114,12 @@ async fn every_compliance_report_is_what_the_rows_give_counted_one_by_one() {
         }
         // What was recorded last may be on its way from the commit to the matrix.
         eventually(async || matches_rows(&site).await).await;
-        compare(&site, seed).await;
+        compare(&site, &[""], seed).await;
     }
 }
 
 /// Whether the newest commits have arrived in memory: one count that any missing one would change.
-async fn matches_rows(site: &Site) -> bool {
+pub(super) async fn matches_rows(site: &Site) -> bool {
     let truth = Truth::read(site).await;
     let request = pb::GetComplianceRequest {
         update_list: "all".into(),
@@ -139,16 +139,24 @@ async fn matches_rows(site: &Site) -> bool {
     })
 }
 
-async fn compare(site: &Site, seed: u64) {
+/// Compares every report of compliance about the clients of these sites with the rows.
+pub(super) async fn compare(site: &Site, sites: &[&str], seed: u64) {
     let truth = Truth::read(site).await;
-    for collection in ["", "Pilot", "Empty"] {
+    let every = ["", "Pilot", "Empty"].into_iter();
+    let every = every.flat_map(|collection| {
+        sites.iter().map(move |site_code| Whose {
+            collection,
+            site_code,
+        })
+    });
+    for whose in every {
         for list in ["old", "all"] {
-            compare_list(site, &truth, list, collection, seed).await;
+            compare_list(site, &truth, list, whose, seed).await;
         }
         for update_no in 1..=UPDATES {
-            compare_update(site, &truth, update_no, collection, seed).await;
+            compare_update(site, &truth, update_no, whose, seed).await;
         }
-        compare_coverage(site, &truth, collection, seed).await;
+        compare_coverage(site, &truth, whose, seed).await;
     }
     for (client_no, row) in &truth.clients {
         let request = pb::GetClientReportRequest {
@@ -177,15 +185,16 @@ async fn compare(site: &Site, seed: u64) {
     }
 }
 
-async fn compare_list(site: &Site, truth: &Truth, list: &str, collection: &str, seed: u64) {
+async fn compare_list(site: &Site, truth: &Truth, list: &str, whose: Whose<'_>, seed: u64) {
     let request = pb::GetComplianceRequest {
         update_list: list.into(),
-        collection: collection.into(),
+        collection: whose.collection.into(),
+        site_code: whose.site_code.into(),
         ..Default::default()
     };
     let report = reports(site).get_compliance(request).await.unwrap();
     let report = report.into_inner();
-    let members = truth.members(collection);
+    let members = truth.members(whose);
     let updates = &truth.lists[list];
     assert_eq!(report.clients as usize, members.len(), "seed {seed}");
     for (answer, counted) in [
@@ -203,7 +212,8 @@ async fn compare_list(site: &Site, truth: &Truth, list: &str, collection: &str, 
         let found = all_pages(async |page_token| {
             let request = pb::ListComplianceClientsRequest {
                 update_list: list.into(),
-                collection: collection.into(),
+                collection: whose.collection.into(),
+                site_code: whose.site_code.into(),
                 answer: answer.into(),
                 page_size: 3,
                 page_token,
@@ -223,18 +233,19 @@ async fn compare_list(site: &Site, truth: &Truth, list: &str, collection: &str, 
     assert_eq!(&seen, updates);
 }
 
-async fn compare_update(site: &Site, truth: &Truth, update_no: u32, collection: &str, seed: u64) {
+async fn compare_update(site: &Site, truth: &Truth, update_no: u32, whose: Whose<'_>, seed: u64) {
     use pb::get_update_compliance_request::Key;
     use pb::list_update_clients_request::Key as ListKey;
     let request = pb::GetUpdateComplianceRequest {
         key: Some(Key::UpdateNo(update_no)),
-        collection: collection.into(),
+        collection: whose.collection.into(),
+        site_code: whose.site_code.into(),
     };
     let report = reports(site).get_update_compliance(request).await.unwrap();
     let report = report.into_inner();
     let update = report.update.unwrap();
     assert!(update.update_id.contains(&format!("source-{update_no}/")));
-    let members = truth.members(collection);
+    let members = truth.members(whose);
     assert_eq!(report.clients as usize, members.len(), "seed {seed}");
     let percent = |part: u32, whole: u32| match whole {
         0 => 0.0,
@@ -257,7 +268,8 @@ async fn compare_update(site: &Site, truth: &Truth, update_no: u32, collection: 
         let found = all_pages(async |page_token| {
             let request = pb::ListUpdateClientsRequest {
                 key: Some(ListKey::UpdateId(update.update_id.clone())),
-                collection: collection.into(),
+                collection: whose.collection.into(),
+                site_code: whose.site_code.into(),
                 answer: answer.into(),
                 page_size: 3,
                 page_token,
@@ -272,13 +284,14 @@ async fn compare_update(site: &Site, truth: &Truth, update_no: u32, collection: 
     }
 }
 
-async fn compare_coverage(site: &Site, truth: &Truth, collection: &str, seed: u64) {
+async fn compare_coverage(site: &Site, truth: &Truth, whose: Whose<'_>, seed: u64) {
     let request = pb::GetCoverageRequest {
-        collection: collection.into(),
+        collection: whose.collection.into(),
+        site_code: whose.site_code.into(),
     };
     let report = reports(site).get_coverage(request).await.unwrap();
     let report = report.into_inner();
-    let members = truth.members(collection);
+    let members = truth.members(whose);
     assert_eq!(report.clients as usize, members.len(), "seed {seed}");
     assert_eq!(report.catalog_generation, 2);
     let counted: u32 = report.generations.iter().map(|it| it.clients).sum();
@@ -301,7 +314,8 @@ async fn compare_coverage(site: &Site, truth: &Truth, collection: &str, seed: u6
         );
         let found = all_pages(async |page_token| {
             let request = pb::ListCoverageClientsRequest {
-                collection: collection.into(),
+                collection: whose.collection.into(),
+                site_code: whose.site_code.into(),
                 coverage: coverage.into(),
                 page_size: 3,
                 page_token,

@@ -69,7 +69,12 @@ pub(super) async fn site_with_failures(random: &mut Random) -> (Site, Vec<Client
     (site, clients)
 }
 
-fn report(client: &Client, serial: u64, ids: &[Bytes], random: &mut Random) -> state::Report {
+pub(super) fn report(
+    client: &Client,
+    serial: u64,
+    ids: &[Bytes],
+    random: &mut Random,
+) -> state::Report {
     const ERRORS: [i32; 4] = [0, 0, 101, 104];
     let mut report = match serial {
         1 => client.full(1, &[]),
@@ -159,6 +164,7 @@ async fn every_error_is_counted_once_and_the_clients_behind_it_are_found() {
                     deployment: deployment.into(),
                     grouping: grouping.into(),
                     update_no,
+                    ..Default::default()
                 };
                 let report = reports(&site).list_errors(request).await.unwrap();
                 let found = report.into_inner().errors;
@@ -214,6 +220,7 @@ async fn every_error_is_counted_once_and_the_clients_behind_it_are_found() {
                         update_no,
                         page_size: 2,
                         page_token,
+                        ..Default::default()
                     };
                     let page = reports(&site).list_error_clients(request).await;
                     let page = page.unwrap().into_inner();
@@ -259,6 +266,7 @@ async fn scans_and_evaluations_are_what_the_rows_say() {
             .collect();
         let request = pb::GetScansRequest {
             collection: collection.into(),
+            ..Default::default()
         };
         let report = reports(&site).get_scans(request).await.unwrap();
         let report = report.into_inner();
@@ -286,6 +294,7 @@ async fn scans_and_evaluations_are_what_the_rows_say() {
                     error_code,
                     page_size: 2,
                     page_token,
+                    ..Default::default()
                 };
                 let page = reports(&site).list_scan_clients(request).await;
                 let page = page.unwrap().into_inner();

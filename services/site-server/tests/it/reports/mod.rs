@@ -3,6 +3,7 @@
 
 mod compliance;
 mod failures;
+mod sites;
 mod trend;
 mod truth;
 mod views;
@@ -41,13 +42,17 @@ pub(super) async fn site_with_catalog() -> Site {
 }
 
 pub(super) async fn with_catalog(site: Site) -> Site {
+    give_catalog(&site).await;
+    site
+}
+
+pub(super) async fn give_catalog(site: &Site) {
     let catalog = (1..=UPDATES).map(|no| muster_proto::catalog::Update {
         generation: if no <= 8 { 1 } else { 2 },
         ..update(no, &format!("source-{no}"), &["leaf"])
     });
     site.others.world.lock().unwrap().catalog = catalog.collect();
     eventually(async || site.count("SELECT generation FROM catalog_state").await == 2).await;
-    site
 }
 
 pub(super) fn reports(site: &Site) -> ReportServiceClient<Channel> {

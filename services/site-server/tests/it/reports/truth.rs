@@ -7,6 +7,13 @@ use muster_proto::report::{ListAnswer, UpdateAnswer};
 
 use crate::site::Site;
 
+/// Whose clients a report is asked about; empty is everybody's.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Whose<'a> {
+    pub(crate) collection: &'a str,
+    pub(crate) site_code: &'a str,
+}
+
 /// All rows that reports are about.
 pub(crate) struct Truth {
     pub(crate) clients: BTreeMap<i32, Row>,
@@ -14,11 +21,14 @@ pub(crate) struct Truth {
     pub(crate) introduced: BTreeMap<u32, i64>,
     pub(crate) collections: BTreeMap<String, BTreeSet<i32>>,
     pub(crate) lists: BTreeMap<String, Vec<u32>>,
+    /// Per site: it and all below it.
+    pub(crate) below: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A client.
 pub(crate) struct Row {
     pub(crate) host_name: String,
+    pub(crate) site_code: String,
     /// Of its catalog, if it ever reported.
     pub(crate) generation: Option<i64>,
     states: BTreeMap<u32, Detection>,
@@ -27,7 +37,8 @@ pub(crate) struct Row {
 impl Truth {
     pub(crate) async fn read(site: &Site) -> Self {
         let db = site.pool.get().await.unwrap();
-        let sql = "SELECT client_no, host_name, catalog_generation, installed, required, unknown
+        let sql = "SELECT client_no, host_name, catalog_generation, installed, required, unknown,
+                          owner_site_code
                    FROM clients LEFT JOIN client_compliance USING (client_no)
                    WHERE deleted_at IS NULL";
         let mut clients = BTreeMap::new();
@@ -44,6 +55,9 @@ impl Truth {
             }
             let held = Row {
                 host_name: row.get("host_name"),
+                site_code: row
+                    .get::<_, Option<String>>("owner_site_code")
+                    .unwrap_or_else(|| site.config.site_code.to_string()),
                 generation: row.get("catalog_generation"),
                 states,
             };
@@ -69,7 +83,17 @@ impl Truth {
             let updates = lists.entry(row.get(0)).or_default();
             updates.push(row.get::<_, i32>(1).unsigned_abs());
         }
+        let mut below: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let sql = "WITH RECURSIVE pairs (top, site_code) AS (
+                       SELECT site_code, site_code FROM sites
+                       UNION SELECT p.top, s.site_code FROM pairs p
+                       JOIN sites s ON s.parent_site_code = p.site_code)
+                   SELECT top, site_code FROM pairs";
+        for row in db.query(sql, &[]).await.unwrap() {
+            below.entry(row.get(0)).or_default().insert(row.get(1));
+        }
         Self {
+            below,
             clients,
             introduced,
             collections,
@@ -77,14 +101,18 @@ impl Truth {
         }
     }
 
-    /// Clients of a collection, in the order of their numbers; an empty name is all.
-    pub(crate) fn members(&self, collection: &str) -> Vec<i32> {
-        let all = self.clients.keys().copied();
-        if collection.is_empty() {
-            return all.collect();
-        }
-        let members = &self.collections[collection];
-        all.filter(|no| members.contains(no)).collect()
+    /// These clients, in the order of their numbers.
+    pub(crate) fn members(&self, whose: Whose<'_>) -> Vec<i32> {
+        let of_site = |row: &Row| {
+            whose.site_code.is_empty() || self.below[whose.site_code].contains(&row.site_code)
+        };
+        let of_collection = |no: i32| {
+            whose.collection.is_empty() || self.collections[whose.collection].contains(&no)
+        };
+        let all = self.clients.iter();
+        all.filter(|(no, row)| of_site(row) && of_collection(**no))
+            .map(|(no, _)| *no)
+            .collect()
     }
 
     pub(crate) fn hosts(&self, clients: impl IntoIterator<Item = i32>) -> Vec<String> {
