@@ -13,6 +13,10 @@ use crate::{Error, ManagementConfig};
 
 /// Time for one request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections and channels that a user may have: several times what a link needs, also while it
+/// connects again.
+const MAX_CONNECTIONS: u32 = 16;
+const MAX_CHANNELS: u32 = 64;
 /// What is kept of an answer for people.
 const ANSWER: usize = 200;
 
@@ -86,7 +90,7 @@ impl Management {
     }
 
     /// Makes the user, or gives it this password ([`password_hash`]) and exactly these rights in
-    /// the virtual host.
+    /// the virtual host, with few connections.
     ///
     /// # Errors
     /// When the interface cannot be reached or refuses.
@@ -102,7 +106,16 @@ impl Management {
             "configure": user.configure, "write": user.write, "read": user.read,
         });
         let path = ["permissions", vhost, user.name];
-        self.send(Method::PUT, &path, Some(rights)).await
+        self.send(Method::PUT, &path, Some(rights)).await?;
+        for (limit, value) in [
+            ("max-connections", MAX_CONNECTIONS),
+            ("max-channels", MAX_CHANNELS),
+        ] {
+            let path = ["user-limits", user.name, limit];
+            let value = json!({ "value": value });
+            self.send(Method::PUT, &path, Some(value)).await?;
+        }
+        Ok(())
     }
 
     /// Removes the user, and with it every connection it has. One that is not there is removed.

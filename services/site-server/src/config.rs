@@ -90,6 +90,12 @@ pub struct LinksConfig {
     pub address: Option<String>,
     /// How sites below reach our broker: `amqps://host:port/vhost`; as in `[rabbitmq]` by default.
     pub broker_uri: Option<String>,
+    /// How much of the time one neighbour may keep us busy once `receive_burst` is used up, so that a
+    /// flood of one leaves room for the others; 1 is no limit.
+    pub receive_share: f64,
+    /// What a neighbour may keep us busy at once, when it has been quiet before.
+    #[serde(with = "humantime_serde")]
+    pub receive_burst: Duration,
 }
 
 impl Default for LinksConfig {
@@ -98,6 +104,8 @@ impl Default for LinksConfig {
             cycle: Duration::from_secs(30),
             address: None,
             broker_uri: None,
+            receive_share: 0.5,
+            receive_burst: Duration::from_secs(60),
         }
     }
 }

@@ -105,17 +105,41 @@ pub(crate) fn describe() {
         "muster_link_starts_again_total",
         "How often everything was sent to a neighbour again, because a database is another."
     );
+    describe_counter!(
+        "muster_link_rests_total",
+        "How often a neighbour had used up its share of our time and had to wait."
+    );
+    describe_counter!(
+        "muster_link_clients_deleted_total",
+        "Clients that a child site said are deleted, by child."
+    );
     describe_gauge!(
         "muster_link_health",
         "How a link is: 0 healthy, 1 degraded, 2 failed, 3 refused."
     );
     describe_gauge!(
         "muster_link_items_behind",
-        "Keys that a neighbour is to hear of and batches that it has not acknowledged."
+        "Changed clients, sites and objects that a neighbour does not have yet."
     );
     describe_gauge!(
         "muster_link_lag_seconds",
-        "Time from numbering a batch to its acknowledgement, as it was last."
+        "How old the oldest change is that a neighbour does not have yet."
+    );
+    describe_gauge!(
+        "muster_link_send_rate",
+        "Keys per second that arrived in a neighbour's database over the last minute."
+    );
+    describe_gauge!(
+        "muster_link_receive_rate",
+        "Keys per second of a neighbour that were applied here over the last minute."
+    );
+    describe_gauge!(
+        "muster_link_catch_up_seconds",
+        "When a neighbour has everything if it goes on like this; +Inf while the backlog does not shrink."
+    );
+    describe_gauge!(
+        "muster_link_silent_seconds",
+        "How long a neighbour has said nothing."
     );
     describe_counter!(
         "muster_policy_requests_total",

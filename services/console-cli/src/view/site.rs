@@ -1,6 +1,7 @@
 //! Sites, their roles, and the links between them.
 
 use jiff::Timestamp;
+use muster_proto::link::LinkHealth;
 use muster_proto::site::{
     CreateInvitationResponse, GetSiteResponse, JoinParentResponse, LinkDirection,
     ListLinksResponse, ListSitesResponse, Site, SiteLink,
@@ -83,6 +84,12 @@ impl Answer for GetSiteResponse {
                 ("Updates", site.updates.to_string()),
                 ("Catalog generation", site.catalog_generation.to_string()),
                 ("Version", site.version),
+                ("Waiting messages", site.queued_messages.to_string()),
+                ("Quarantined", site.quarantined.to_string()),
+                (
+                    "Certificate ends",
+                    at(site.certificate_ends_at.as_ref(), now),
+                ),
                 ("Created", at(site.created_at.as_ref(), now)),
             ]),
             Block::Table {
@@ -135,9 +142,21 @@ fn text(site: &Site, now: Timestamp) -> String {
         (Some(at), false) => format!(", said {}", ago(Some(at), now)),
         _ => String::new(),
     };
+    let ill = site
+        .links
+        .iter()
+        .filter(|link| !matches!(link.health(), LinkHealth::Healthy | LinkHealth::Unspecified));
+    let ill = ill.map(|link| {
+        let health = word(link.health().as_str_name(), "LINK_HEALTH_");
+        format!(", link to {} {health}", link.peer_site_code)
+    });
     format!(
-        "{}  {}  ({} clients, {} its own{said}){own}",
-        site.site_code, site.name, site.clients, site.own_clients
+        "{}  {}  ({} clients, {} its own{}{said}){own}",
+        site.site_code,
+        site.name,
+        site.clients,
+        site.own_clients,
+        ill.collect::<String>()
     )
 }
 
@@ -228,6 +247,14 @@ impl Answer for ListLinksResponse {
             rows,
         }];
         let refused = self.links.iter().filter(|link| !link.refusal.is_empty());
+        let problems = self.links.iter().filter(|link| !link.problem.is_empty());
+        blocks.extend(problems.map(|link| {
+            let text = format!(
+                "{} cannot be reached: {}",
+                link.peer_site_code, link.problem
+            );
+            Block::Line(text)
+        }));
         blocks.extend(
             refused.map(|link| {
                 Block::Line(format!("{} refuses: {}", link.peer_site_code, link.refusal))

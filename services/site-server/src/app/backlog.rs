@@ -68,6 +68,13 @@ impl Rates {
         seen.last_sent_at = sent_at.or(seen.last_sent_at);
     }
 
+    /// Messages in all queues when they were last looked at.
+    pub(crate) fn queued(&self) -> u64 {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = seen.values().filter_map(|seen| seen.samples.back());
+        last.map(|sample| u64::from(sample.depth)).sum()
+    }
+
     /// A queue was looked at. What arrived is what was processed plus what the queue grew by. The
     /// head of a queue cannot be read without taking it, so the age of the oldest message is
     /// taken from the one processed last: it waited just before it.

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use muster_link::State;
-use muster_proto::link::LinkHealth;
-use muster_proto::{convert, site as pb};
+use muster_proto::site as pb;
 use muster_runtime::grpc::{Channel, ChannelOptions, channel};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -19,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// All sites this one knows.
 pub(crate) async fn list_sites(site: &Site) -> Result<pb::ListSitesResponse, Error> {
     Ok(pb::ListSitesResponse {
-        sites: sites::list(&site.db().await?, site.config.site_code).await?,
+        sites: known(site).await?,
     })
 }
 
@@ -33,7 +31,7 @@ pub(crate) async fn get_site(
         "" => own.clone(),
         code => code.to_ascii_uppercase(),
     };
-    let known = sites::list(&site.db().await?, site.config.site_code).await?;
+    let known = known(site).await?;
     let unknown = || Error::not_found("UNKNOWN_SITE", format!("there is no site {code:?}"));
     let found = known
         .into_iter()
@@ -52,38 +50,22 @@ pub(crate) async fn get_site(
 
 /// The links to the neighbours, the parent first.
 pub(crate) async fn list_links(site: &Site) -> Result<pb::ListLinksResponse, Error> {
-    let mut shown = sites::links(&site.db().await?).await?;
-    let now = links::status(site);
-    for link in &mut shown {
-        let found = now
-            .iter()
-            .find(|it| it.peer.code.as_str() == link.peer_site_code);
-        if let Some(status) = found {
-            add(link, status);
-        }
-    }
-    Ok(pb::ListLinksResponse { links: shown })
+    let links = links::shown(site, &site.db().await?).await?;
+    Ok(pb::ListLinksResponse { links })
 }
 
-/// Adds what the link's session knows.
-fn add(link: &mut pb::SiteLink, status: &links::LinkStatus) {
-    let health = match (&status.refusal, status.health) {
-        (Some(_), _) => LinkHealth::Refused,
-        (None, State::Healthy) => LinkHealth::Healthy,
-        (None, State::Degraded) => LinkHealth::Degraded,
-        (None, State::Failed) => LinkHealth::Failed,
-    };
-    link.health = health.into();
-    link.since = Some(convert::to_timestamp(status.since));
-    link.heard_at = status.heard_at.map(convert::to_timestamp).or(link.heard_at);
-    link.missed_cycles = status.missed;
-    if let Some(refusal) = &status.refusal {
-        link.refusal.clone_from(refusal);
+/// The sites that this one knows; of itself it says what it holds and how it is now.
+async fn known(site: &Site) -> Result<Vec<pb::Site>, Error> {
+    let db = site.db().await?;
+    let mut known = sites::list(&db, site.config.site_code).await?;
+    if let Some(own) = known.iter_mut().find(|it| it.own) {
+        let status = links::sites::status(site, &db).await?;
+        own.queued_messages = status.queued_messages;
+        own.quarantined = status.quarantined;
+        own.certificate_ends_at = status.certificate_ends_at;
+        own.links = status.links;
     }
-    if let Some(sending) = &mut link.sending {
-        sending.items_behind = status.items_behind;
-        sending.numbered_seq = sending.numbered_seq.max(status.sent_seq);
-    }
+    Ok(known)
 }
 
 async fn roles(site: &Site) -> Vec<pb::SiteRole> {

@@ -90,11 +90,14 @@ async fn keep(site: Arc<Site>, peer: Neighbour, tasks: Tasks) {
     loop {
         match connect(&site, peer, &tasks).await {
             Ok(()) => return,
-            Err(error) => tracing::warn!(
-                peer.code = %peer.code,
-                error = %chain(&error),
-                "cannot connect the link yet"
-            ),
+            Err(error) => {
+                tracing::warn!(
+                    peer.code = %peer.code,
+                    error = %chain(&error),
+                    "cannot connect the link yet"
+                );
+                links::cannot_connect(&site, peer, &error);
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -82,11 +82,15 @@ pub(crate) fn open(
 
 /// Why a neighbour's version of the protocol is refused, in its words: it is the one to change.
 pub(crate) fn protocol_refusal(theirs: u32) -> Option<Refused> {
-    let text = || format!("the link speaks version {PROTOCOL} here, and {theirs} there");
-    if theirs + 1 < PROTOCOL {
+    apart(PROTOCOL, theirs)
+}
+
+fn apart(ours: u32, theirs: u32) -> Option<Refused> {
+    let text = || format!("the link speaks version {ours} here, and {theirs} there");
+    if theirs.saturating_add(1) < ours {
         return Some(Refused::new("PROTOCOL_TOO_OLD", text()));
     }
-    (theirs > PROTOCOL + 1).then(|| Refused::new("PROTOCOL_TOO_NEW", text()))
+    (theirs > ours + 1).then(|| Refused::new("PROTOCOL_TOO_NEW", text()))
 }
 
 /// The body of a batch, as it is sent.
@@ -204,10 +208,18 @@ mod tests {
 
     #[test]
     fn one_version_apart_is_understood() {
-        assert!(protocol_refusal(PROTOCOL).is_none());
-        assert!(protocol_refusal(PROTOCOL + 1).is_none());
-        let reason = protocol_refusal(PROTOCOL + 2).map(|it| it.reason);
-        assert_eq!(reason, Some("PROTOCOL_TOO_NEW"));
+        let reason = |ours, theirs| apart(ours, theirs).map(|it| it.reason);
+        for theirs in 4..=6 {
+            assert_eq!(reason(5, theirs), None, "{theirs}");
+        }
+        for theirs in [0, 3] {
+            assert_eq!(reason(5, theirs), Some("PROTOCOL_TOO_OLD"), "{theirs}");
+        }
+        for theirs in [7, u32::MAX] {
+            assert_eq!(reason(5, theirs), Some("PROTOCOL_TOO_NEW"), "{theirs}");
+        }
+        let text = protocol_refusal(PROTOCOL + 2).unwrap().detail;
+        assert_eq!(text, "the link speaks version 1 here, and 3 there");
     }
 
     #[test]

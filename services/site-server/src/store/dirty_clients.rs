@@ -2,6 +2,7 @@
 //! the transaction that numbers what it asked for: nothing here looks for "all after the last one".
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::{execute, query, query_one};
@@ -63,6 +64,31 @@ pub(crate) async fn remove(db: &impl GenericClient, marks: &[i64]) -> Result<(),
         execute(db, SQL, &[&marks]).await?;
     }
     Ok(())
+}
+
+/// As [`remove`], for marks that others take the place of: since when the oldest stood.
+pub(crate) async fn replace(
+    db: &impl GenericClient,
+    marks: &[i64],
+) -> Result<Option<Timestamp>, Error> {
+    const SQL: &str = "
+        WITH gone AS (
+            DELETE FROM dirty_clients WHERE mark_no = ANY ($1) RETURNING marked_at)
+        SELECT min(marked_at) AS oldest FROM gone";
+    Ok(query_one(db, SQL, &[&marks]).await?.get("oldest"))
+}
+
+/// As [`mark`], in the place of marks that stood since then.
+pub(crate) async fn mark_since(
+    db: &impl GenericClient,
+    clients: &[i32],
+    since: Option<Timestamp>,
+) -> Result<i64, Error> {
+    const SQL: &str = "
+        INSERT INTO dirty_clients (client_nos, marked_at) VALUES ($1, COALESCE($2, now()))
+        RETURNING mark_no";
+    let row = query_one(db, SQL, &[&clients, &since]).await?;
+    Ok(row.get("mark_no"))
 }
 
 /// Takes all marks off: there is no parent any more.

@@ -248,6 +248,7 @@ pub(crate) async fn keep(db: &impl GenericClient, replica: &Replica) -> Result<W
     Ok(Written { number, gave_way })
 }
 
+/// A site below names whom it likes, but only clients that its way leads to are meant.
 async fn set_members(
     db: &impl GenericClient,
     collection_no: i32,
@@ -261,7 +262,11 @@ async fn set_members(
         INSERT INTO collection_members (collection_no, client_no)
         SELECT $1, c.client_no FROM clients c
         JOIN unnest($2::uuid[]) AS named (client_id) USING (client_id)
-        WHERE c.deleted_at IS NULL ON CONFLICT DO NOTHING";
+        WHERE c.deleted_at IS NULL AND NOT EXISTS (
+            SELECT FROM collections k JOIN sites s ON s.site_code = k.owner_site_code
+            WHERE k.collection_no = $1 AND s.via_site_code IS NOT NULL
+              AND s.via_site_code IS DISTINCT FROM c.via_site_code)
+        ON CONFLICT DO NOTHING";
     const FORGET: &str = "DELETE FROM collection_waiting_members WHERE collection_no = $1";
     const WAIT: &str = "
         INSERT INTO collection_waiting_members (collection_no, client_id)
@@ -463,7 +468,13 @@ pub(crate) async fn members_arrived(
             WHERE w.client_id = ANY ($1) AND c.client_id = w.client_id AND c.deleted_at IS NULL
             RETURNING w.collection_no, c.client_no)
         INSERT INTO collection_members (collection_no, client_no)
-        SELECT collection_no, client_no FROM arrived ON CONFLICT DO NOTHING
+        SELECT a.collection_no, a.client_no FROM arrived a
+        JOIN clients c USING (client_no) JOIN collections k USING (collection_no)
+        WHERE NOT EXISTS (
+            SELECT FROM sites s WHERE s.site_code = k.owner_site_code
+              AND s.via_site_code IS NOT NULL
+              AND s.via_site_code IS DISTINCT FROM c.via_site_code)
+        ON CONFLICT DO NOTHING
         RETURNING collection_no, client_no";
     let rows = query(db, SQL, &[&clients]).await?;
     Ok(rows.iter().map(membership).collect())

@@ -173,6 +173,13 @@ pub(crate) async fn keep_access(
     Ok(())
 }
 
+/// The link to a parent that we had before has another way from now on: it is opened anew.
+pub(crate) async fn connect_again(db: &impl GenericClient, parent: SiteCode) -> Result<(), Error> {
+    const SQL: &str = "UPDATE links SET joined_at = now() WHERE peer_site_code = $1";
+    execute(db, SQL, &[&parent.as_str()]).await?;
+    Ok(())
+}
+
 /// How the parent is reached: its gRPC address, and what we are known with there.
 pub(crate) async fn access(db: &impl GenericClient) -> Result<Option<Access>, Error> {
     const SQL: &str = "SELECT address, ca, certificate, key FROM parent_broker";

@@ -1,12 +1,14 @@
 //! `links`, `parent_broker`, `link_batches`: our neighbours, and what is under way to and from them.
 
+use std::collections::BTreeMap;
+
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use muster_domain::SiteCode;
 use muster_link::{Chain, Inbound, Mark, Outbound};
 use tokio_postgres::Row;
 
-use super::{execute, query, query_opt};
+use super::{execute, query, query_one, query_opt};
 use crate::app::Error;
 use crate::domain::link::Neighbour;
 
@@ -17,8 +19,18 @@ pub(crate) struct Link {
     pub(crate) outbound: Outbound,
     pub(crate) inbound: Inbound,
     pub(crate) refusal: Option<String>,
+    /// The batches under way, by number.
+    pub(crate) under_way: BTreeMap<u64, UnderWay>,
     /// Nothing was ever numbered in this epoch.
     pub(crate) is_new: bool,
+}
+
+/// A batch that the peer's database does not have, as far as we know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnderWay {
+    /// Keys in it.
+    pub(crate) items: u64,
+    pub(crate) numbered_at: Timestamp,
 }
 
 /// The parent's broker, with secrets.
@@ -63,7 +75,7 @@ pub(crate) async fn load(db: &impl GenericClient, peer: SiteCode) -> Result<Opti
                refusal
         FROM links WHERE peer_site_code = $1";
     const CHAINS: &str = "
-        SELECT chain FROM link_batches WHERE peer_site_code = $1 ORDER BY seq";
+        SELECT seq, items, numbered_at, chain FROM link_batches WHERE peer_site_code = $1 ORDER BY seq";
     let Some(row) = query_opt(db, SQL, &[&peer.as_str()]).await? else {
         return Ok(None);
     };
@@ -73,7 +85,16 @@ pub(crate) async fn load(db: &impl GenericClient, peer: SiteCode) -> Result<Opti
         .iter()
         .map(|row| chain(row, "chain"))
         .collect::<Result<_, _>>()?;
+    let under_way = |row: &Row| {
+        let items: i32 = row.get("items");
+        let under_way = UnderWay {
+            items: u64::from(items.unsigned_abs()),
+            numbered_at: row.get("numbered_at"),
+        };
+        (super::large(row, "seq"), under_way)
+    };
     Ok(Some(Link {
+        under_way: batches.iter().map(under_way).collect(),
         public_key: row.get("public_key"),
         is_new: acked.seq == 0 && chains.is_empty(),
         outbound: Outbound::new(acked, chains),
@@ -236,6 +257,30 @@ pub(crate) async fn greeted(
     let protocol = i32::try_from(protocol).unwrap_or(i32::MAX);
     execute(db, SQL, &[&peer.as_str(), &protocol, &version, &lineage]).await?;
     Ok(())
+}
+
+/// What waits to be put into a batch for a neighbour: how much beside clients, and how old the oldest
+/// is, also of those.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) things: u64,
+    pub(crate) oldest: Option<Timestamp>,
+}
+
+pub(crate) async fn waiting(db: &impl GenericClient, peer: Neighbour) -> Result<Waiting, Error> {
+    const SQL: &str = "
+        SELECT s.count + o.count AS things,
+               LEAST(s.oldest, o.oldest, c.oldest) AS oldest
+        FROM (SELECT count(*), min(marked_at) AS oldest FROM dirty_sites
+              WHERE peer_site_code = $1) AS s,
+             (SELECT count(*), min(marked_at) AS oldest FROM dirty_objects
+              WHERE peer_site_code = $1) AS o,
+             (SELECT min(marked_at) AS oldest FROM dirty_clients WHERE $2) AS c";
+    let row = query_one(db, SQL, &[&peer.code.as_str(), &peer.is_parent]).await?;
+    Ok(Waiting {
+        things: super::large(&row, "things"),
+        oldest: row.get("oldest"),
+    })
 }
 
 /// The peer said something.

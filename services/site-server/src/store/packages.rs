@@ -32,7 +32,8 @@ pub(crate) async fn add(
 }
 
 /// Derives which files belong to packages: all leaves, or those that some client said it needs.
-/// Needs that came since the package was made are followed too. Returns how many are new.
+/// Needs that came since the package was made are followed too. Packages of sites below are for their
+/// distribution points, not for ours. Returns how many are new.
 pub(crate) async fn derive_files(db: &impl GenericClient) -> Result<u64, Error> {
     const FILES: &str = "
         INSERT INTO content_files (sha256, size, path, archive_uri)
@@ -41,6 +42,9 @@ pub(crate) async fn derive_files(db: &impl GenericClient) -> Result<u64, Error> 
         JOIN update_leaves l USING (update_no)
         WHERE (p.all_leaves OR EXISTS (SELECT FROM update_leaf_needs n
                WHERE n.update_no = l.update_no AND n.package = l.package))
+          AND (p.owner_site_code IS NULL OR NOT EXISTS (
+               SELECT FROM sites s WHERE s.site_code = p.owner_site_code
+                 AND s.via_site_code IS NOT NULL))
           AND NOT EXISTS (SELECT FROM content_files f WHERE f.sha256 = l.sha256)
         ON CONFLICT DO NOTHING";
     const MEMBERS: &str = "
@@ -48,8 +52,11 @@ pub(crate) async fn derive_files(db: &impl GenericClient) -> Result<u64, Error> 
         SELECT DISTINCT p.package_no, l.sha256
         FROM packages p JOIN package_updates USING (package_no)
         JOIN update_leaves l USING (update_no)
-        WHERE p.all_leaves OR EXISTS (SELECT FROM update_leaf_needs n
-              WHERE n.update_no = l.update_no AND n.package = l.package)
+        WHERE (p.all_leaves OR EXISTS (SELECT FROM update_leaf_needs n
+               WHERE n.update_no = l.update_no AND n.package = l.package))
+          AND (p.owner_site_code IS NULL OR NOT EXISTS (
+               SELECT FROM sites s WHERE s.site_code = p.owner_site_code
+                 AND s.via_site_code IS NOT NULL))
         ON CONFLICT DO NOTHING";
     execute(db, FILES, &[]).await?;
     execute(db, MEMBERS, &[]).await

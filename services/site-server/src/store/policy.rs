@@ -24,7 +24,8 @@ pub(crate) struct Asking {
     pub(crate) deployments: Vec<i32>,
 }
 
-/// Who asks, what is deployed to it, and the revision of policy, in one look.
+/// Who asks, what is deployed to it, and the revision of policy, in one look. What a site below made is
+/// for clients below it.
 pub(crate) async fn asking(
     db: &impl GenericClient,
     client_id: ClientId,
@@ -36,10 +37,13 @@ pub(crate) async fn asking(
                COALESCE(s.ask_tries > 0 OR s.ask_at <= $2, false) AS is_asked,
                (SELECT revision FROM policy_revision) AS revision,
                ARRAY(SELECT d.deployment_no FROM deployments d
-                     WHERE d.collection_no = $3
-                        OR EXISTS (SELECT FROM collection_members m
-                                   WHERE m.collection_no = d.collection_no
-                                     AND m.client_no = c.client_no)
+                     WHERE (d.collection_no = $3
+                            OR EXISTS (SELECT FROM collection_members m
+                                       WHERE m.collection_no = d.collection_no
+                                         AND m.client_no = c.client_no))
+                       AND (d.owner_site_code IS NULL OR NOT EXISTS (
+                            SELECT FROM sites s WHERE s.site_code = d.owner_site_code
+                              AND s.via_site_code IS NOT NULL))
                      ORDER BY d.deployment_no) AS deployments
         FROM clients c JOIN report_streams s USING (client_no)
         WHERE c.client_id = $1 AND c.via_site_code IS NULL";

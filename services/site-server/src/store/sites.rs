@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use super::{execute, large, number, query, query_one, time};
 use crate::app::Error;
 use crate::domain::link::Neighbour;
+use crate::domain::site_tree::Place;
 
 /// Makes this site's row, or renames it when the configuration has another name now.
 pub(crate) async fn keep_own(
@@ -69,7 +70,12 @@ pub(crate) async fn list(db: &impl GenericClient, own: SiteCode) -> Result<Vec<p
         pb::Site {
             clients: status.clients,
             own_clients: status.own_clients,
+            updates: status.updates,
             catalog_generation: status.catalog_generation,
+            queued_messages: status.queued_messages,
+            quarantined: status.quarantined,
+            certificate_ends_at: status.certificate_ends_at,
+            links: status.links,
             version: record.version,
             status_at: status.at,
             ..shown
@@ -133,6 +139,20 @@ pub(crate) async fn known(db: &impl GenericClient) -> Result<Vec<Known>, Error> 
         gone: row.get("gone"),
     };
     Ok(query(db, SQL, &[]).await?.iter().map(known).collect())
+}
+
+/// Where each site hangs that has not left.
+pub(crate) async fn places(db: &impl GenericClient) -> Result<Vec<(String, Place)>, Error> {
+    const SQL: &str = "
+        SELECT site_code, parent_site_code, via_site_code FROM sites WHERE gone_at IS NULL";
+    let place = |row: &Row| {
+        let place = Place {
+            parent: row.get("parent_site_code"),
+            via: row.get("via_site_code"),
+        };
+        (row.get("site_code"), place)
+    };
+    Ok(query(db, SQL, &[]).await?.iter().map(place).collect())
 }
 
 /// Keeps what a site says of itself; `via` is the child that told us, if one did.
@@ -283,8 +303,11 @@ pub(crate) async fn records(
     Ok(rows.iter().map(whole).collect())
 }
 
-/// The links with what their rows say.
-pub(crate) async fn links(db: &impl GenericClient) -> Result<Vec<pb::SiteLink>, Error> {
+/// The links with what their rows say, and what each peer says of its end.
+pub(crate) async fn links(
+    db: &impl GenericClient,
+    own: SiteCode,
+) -> Result<Vec<pb::SiteLink>, Error> {
     const SQL: &str = "
         SELECT l.peer_site_code, l.peer_name, l.is_parent, l.joined_at, l.heard_at, l.refusal,
                l.peer_protocol, l.peer_version, l.out_epoch, l.out_acked_seq, l.in_epoch, l.in_seq,
@@ -292,9 +315,17 @@ pub(crate) async fn links(db: &impl GenericClient) -> Result<Vec<pb::SiteLink>, 
                    + (SELECT count(*) FROM dirty_sites d WHERE d.peer_site_code = l.peer_site_code)
                    + (SELECT count(*) FROM dirty_objects d WHERE d.peer_site_code = l.peer_site_code)
                    AS behind,
-               COALESCE(b.last, l.out_acked_seq) AS numbered,
-               COALESCE(extract(epoch FROM now() - b.oldest), 0)::float8 AS lag
+               COALESCE(b.last, l.out_acked_seq) AS numbered, s.record,
+               COALESCE(extract(epoch FROM now() - LEAST(
+                   b.oldest,
+                   (SELECT min(marked_at) FROM dirty_sites d
+                    WHERE d.peer_site_code = l.peer_site_code),
+                   (SELECT min(marked_at) FROM dirty_objects d
+                    WHERE d.peer_site_code = l.peer_site_code),
+                   (SELECT min(marked_at) FROM dirty_clients WHERE l.is_parent))),
+                   0)::float8 AS lag
         FROM links l
+        LEFT JOIN sites s ON s.site_code = l.peer_site_code
         LEFT JOIN (SELECT peer_site_code, sum(items)::int8 AS items, max(seq) AS last,
                           min(numbered_at) AS oldest
                    FROM link_batches GROUP BY 1) b USING (peer_site_code)
@@ -309,6 +340,12 @@ pub(crate) async fn links(db: &impl GenericClient) -> Result<Vec<pb::SiteLink>, 
             (None, Some(seconds)) if seconds <= FAILED => link::LinkHealth::Degraded,
             (None, Some(_)) => link::LinkHealth::Failed,
         }
+    };
+    let behind_there = |row: &Row| {
+        let status = record(row).status.unwrap_or_default();
+        let ours = status.links.iter();
+        let mut ours = ours.filter(|it| it.peer_site_code == own.as_str());
+        ours.next().map_or(0, |it| it.items_behind)
     };
     let shown = |row: &Row| pb::SiteLink {
         peer_site_code: row.get("peer_site_code"),
@@ -333,11 +370,13 @@ pub(crate) async fn links(db: &impl GenericClient) -> Result<Vec<pb::SiteLink>, 
             epoch: number(row, "in_epoch"),
             applied_seq: large(row, "in_seq"),
             numbered_seq: large(row, "in_seq"),
+            items_behind: behind_there(row),
             ..Default::default()
         }),
         refusal: row.get::<_, Option<String>>("refusal").unwrap_or_default(),
         peer_protocol: number(row, "peer_protocol"),
         peer_version: row.get("peer_version"),
+        problem: String::new(),
     };
     Ok(query(db, SQL, &[]).await?.iter().map(shown).collect())
 }

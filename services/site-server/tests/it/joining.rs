@@ -19,8 +19,18 @@ use tonic::{Code, Status};
 
 use crate::site::{Ground, Site};
 
-async fn start(code: &str, may_have_children: bool) -> Site {
+pub(crate) async fn start(code: &str, may_have_children: bool) -> Site {
+    start_with(code, may_have_children, |_| ()).await
+}
+
+/// As [`start`], with other settings.
+pub(crate) async fn start_with(
+    code: &str,
+    may_have_children: bool,
+    set: impl FnOnce(&mut site_server::LinksConfig),
+) -> Site {
     let mut ground = Ground::of(code).await;
+    set(&mut ground.config.links);
     if may_have_children {
         let broker = muster_testkit::instances().rabbitmq;
         ground.config.rabbitmq.management = Some(ManagementConfig {
@@ -35,11 +45,11 @@ async fn start(code: &str, may_have_children: bool) -> Site {
 }
 
 impl Site {
-    fn sites(&self) -> SiteServiceClient<muster_runtime::grpc::Channel> {
+    pub(crate) fn sites(&self) -> SiteServiceClient<muster_runtime::grpc::Channel> {
         SiteServiceClient::new(self.channel("administrator"))
     }
 
-    async fn invite(&self, code: &str) -> Result<String, Status> {
+    pub(crate) async fn invite(&self, code: &str) -> Result<String, Status> {
         let request = CreateInvitationRequest {
             site_code: code.into(),
             valid_for: None,
@@ -48,7 +58,7 @@ impl Site {
         Ok(answer.into_inner().token)
     }
 
-    async fn join(&self, token: &str) -> Result<Shown, Status> {
+    pub(crate) async fn join(&self, token: &str) -> Result<Shown, Status> {
         let request = JoinParentRequest {
             token: token.into(),
         };

@@ -38,13 +38,13 @@ impl Random {
     }
 }
 
-struct Pair {
-    parent: Site,
-    child: Site,
+pub(crate) struct Pair {
+    pub(crate) parent: Site,
+    pub(crate) child: Site,
 }
 
 impl Pair {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut pair = Self {
             parent: running("CEN").await,
             child: running("P01").await,
@@ -79,7 +79,7 @@ impl Pair {
     }
 
     /// Waits until the parent holds what the child holds, and both count it right.
-    async fn settled(&self, why: &str) {
+    pub(crate) async fn settled(&self, why: &str) {
         let started = std::time::Instant::now();
         loop {
             let (held, told) = (self.held().await, self.told().await);
@@ -116,15 +116,15 @@ async fn running(code: &str) -> Site {
     Site::on(ground, Some(handle)).await
 }
 
-async fn stop(site: &mut Site) {
+pub(crate) async fn stop(site: &mut Site) {
     site.handle.take().unwrap().stop().await;
 }
 
-async fn start(site: &mut Site) {
+pub(crate) async fn start(site: &mut Site) {
     site.handle = Some(site_server::start(site.config.clone()).await.unwrap());
 }
 
-fn key(site: &Site) -> Ed25519KeyPair {
+pub(crate) fn key(site: &Site) -> Ed25519KeyPair {
     let der = PrivatePkcs8KeyDer::from_pem_file(&site.config.policy_key).unwrap();
     Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap()
 }

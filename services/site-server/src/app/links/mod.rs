@@ -30,7 +30,7 @@ use crate::domain::changed::Changes;
 pub(crate) use crate::domain::link::Neighbour;
 use crate::store;
 
-pub(crate) use status::{LinkStatus, status};
+pub(crate) use status::{LinkStatus, cannot_connect, shown};
 
 /// What the process knows of its links.
 #[derive(Debug)]

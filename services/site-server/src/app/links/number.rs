@@ -99,11 +99,11 @@ async fn divide(site: &Site, taken: &Changes) -> Result<VecDeque<Changes>, Error
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     site.still_active(&tx).await?;
-    dirty_clients::remove(&tx, &marks).await?;
+    let since = dirty_clients::replace(&tx, &marks).await?;
     let mut divided = VecDeque::new();
     for part in parts {
         let numbers: Vec<i32> = part.keys().copied().collect();
-        let mark = dirty_clients::mark(&tx, &numbers).await?;
+        let mark = dirty_clients::mark_since(&tx, &numbers, since).await?;
         let mut changes = Changes::default();
         changes.add(mark, part);
         divided.push_back(changes);
@@ -138,6 +138,8 @@ pub(super) async fn compact(site: &Site) -> Result<(), Error> {
 pub(super) struct Made {
     pub(super) outbound: muster_link::Outbound,
     pub(super) message: Bytes,
+    /// Keys in it.
+    pub(super) items: usize,
 }
 
 /// Makes the next batch for a neighbour; `None` when nothing is dirty. The outbound end that comes
@@ -202,6 +204,7 @@ pub(super) async fn number(
     Ok(Some(Made {
         outbound: next,
         message,
+        items,
     }))
 }
 

@@ -7,20 +7,20 @@ use muster_runtime::faults;
 
 use super::record::{self, OfClients};
 use super::{Error, Neighbour, Site, objects, sites};
-use crate::app::directory;
+use crate::app::{choose_clients, directory};
 use crate::domain::link;
 use crate::domain::report::{Refused, read_needs};
 use crate::store::{compliance, links, quarantine};
 
-/// Applies a batch that follows `held`; afterwards the database is at `mark`. The inner error
-/// refuses the batch, and nothing of it was applied.
+/// Applies a batch that follows `held`; afterwards the database is at `mark`. Answers how many keys were
+/// in it and when it was numbered. The inner error refuses the batch, and nothing of it was applied.
 pub(super) async fn apply(
     site: &Site,
     peer: Neighbour,
     batch: &pb::Batch,
     held: Mark,
     mark: Mark,
-) -> Result<Result<(), Refused>, Error> {
+) -> Result<Result<Arrived, Refused>, Error> {
     let mut opened = match open(peer, batch) {
         Ok(opened) => opened,
         Err(refused) => return Ok(Err(refused)),
@@ -38,11 +38,18 @@ pub(super) async fn apply(
     }
 }
 
+/// A batch that was applied.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) items: usize,
+    pub(super) numbered_at: Timestamp,
+}
+
 struct Opened {
     body: pb::BatchBody,
     clients: OfClients,
     needs: Vec<(i32, String)>,
-    items: usize,
+    arrived: Arrived,
 }
 
 fn open(peer: Neighbour, batch: &pb::Batch) -> Result<Opened, Refused> {
@@ -50,7 +57,8 @@ fn open(peer: Neighbour, batch: &pb::Batch) -> Result<Opened, Refused> {
     let now = Timestamp::now();
     let numbered_at = batch.numbered_at.as_ref();
     let numbered_at = numbered_at.and_then(|at| convert::from_timestamp("numbered_at", at).ok());
-    let clients = OfClients::read(&body, numbered_at.unwrap_or(now).min(now))?;
+    let numbered_at = numbered_at.unwrap_or(now).min(now);
+    let clients = OfClients::read(&body, numbered_at)?;
     if peer.is_parent && !(clients.is_empty() && body.needs.is_empty()) {
         let why = "a parent says nothing of clients";
         return Err(Refused::new("NOT_A_CHILD", why));
@@ -61,7 +69,7 @@ fn open(peer: Neighbour, batch: &pb::Batch) -> Result<Opened, Refused> {
         body,
         clients,
         needs,
-        items,
+        arrived: Arrived { items, numbered_at },
     })
 }
 
@@ -70,12 +78,12 @@ async fn apply_opened(
     peer: Neighbour,
     opened: Opened,
     (held, mark): (Mark, Mark),
-) -> Result<Result<(), Refused>, Error> {
+) -> Result<Result<Arrived, Refused>, Error> {
     let Opened {
         body,
         clients,
         needs,
-        items,
+        arrived,
     } = opened;
     let ids = clients.ids();
     // Shards, then the turn, then a connection: as everybody else.
@@ -91,6 +99,7 @@ async fn apply_opened(
     };
     // Whatever becomes of the commit: a name may mean another deployment from then on.
     let _names = (!body.objects.is_empty()).then(|| site.known_deployments.forget_at_end());
+    let _sites = (!body.sites.is_empty()).then(|| choose_clients::changing(site));
     crate::app::record_states::prepare(site, &mut known, &ids).await?;
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
@@ -139,8 +148,8 @@ async fn apply_opened(
     metrics::counter!("muster_link_batches_total", "peer" => code.clone(), "direction" => "in")
         .increment(1);
     metrics::counter!("muster_link_items_total", "peer" => code, "direction" => "in")
-        .increment(items as u64);
-    Ok(Ok(()))
+        .increment(arrived.items as u64);
+    Ok(Ok(arrived))
 }
 
 /// Keeps a message that cannot be applied for people to look at.

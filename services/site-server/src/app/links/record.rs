@@ -132,10 +132,13 @@ fn replica(record: &pb::ClientRecord) -> Result<Replica, Refused> {
 /// What a transaction does, for when it has committed.
 #[derive(Debug)]
 pub(super) struct Done {
+    child: SiteCode,
     applied: Option<Applied>,
     marked: Marked,
     /// Clients that are told of: new, changed or deleted.
     named: Vec<(Uuid, i32)>,
+    /// The sites that those report to who are told of and not deleted.
+    owners: Vec<(i32, String)>,
     touched: Vec<(Uuid, i32)>,
     deleted: Vec<i32>,
     arrived: Members,
@@ -195,6 +198,9 @@ pub(super) async fn apply(
         .collect();
     let arrived = objects::members_arrived(tx, &new).await?;
     let numbers: HashMap<Uuid, i32> = named.iter().copied().collect();
+    let owners = here.iter();
+    let owners = owners.filter_map(|it| Some((*numbers.get(&it.client_id)?, it.owner.clone())));
+    let owners = owners.collect();
     let mut reported: Vec<(i32, Timestamp)> = here
         .iter()
         .filter_map(|it| Some((*numbers.get(&it.client_id)?, it.last_report_at?)))
@@ -249,9 +255,11 @@ pub(super) async fn apply(
         Some(record_states::apply_linked(site, tx, works, link, now).await?)
     };
     Ok(Ok(Done {
+        child,
         applied,
         marked,
         named,
+        owners,
         touched,
         deleted: gone,
         arrived,
@@ -371,6 +379,14 @@ impl Done {
     /// Takes over in memory what has been committed.
     pub(super) fn remember(self, site: &Site, known: &mut Locked<'_>, turn: Option<&Turn<'_>>) {
         known.settle_doubts();
+        if !self.deleted.is_empty() {
+            // A child may delete what is its own; people see that it does.
+            let count = self.deleted.len();
+            tracing::info!(audit = true, child = %self.child, count, "clients deleted by their site");
+            let child = self.child.to_string();
+            metrics::counter!("muster_link_clients_deleted_total", "peer" => child)
+                .increment(count as u64);
+        }
         for client_no in &self.deleted {
             matrix::remove_client(site, *client_no);
             deployment_states::remove_client(site, *client_no);
@@ -382,6 +398,7 @@ impl Done {
             for client_no in &self.deleted {
                 turn.remove_client(*client_no);
             }
+            turn.set_owners(&self.owners);
             objects::remember_members(turn, &self.left);
             objects::remember_members(turn, &self.arrived);
         }

@@ -1,6 +1,7 @@
 //! The conversation with one neighbour. Messages, the clock and what is dirty drive it, one after the
 //! other; what it knows is what the database has, and after any doubt it is read from there again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use super::number::{self, InHand};
 use super::status::{self, LinkStatus};
 use super::{Error, Neighbour, Site, clients, objects, receive, sites};
 use crate::domain::link::{self, Kind};
+use crate::domain::link_progress::Progress;
+use crate::domain::link_quota::Quota;
 use crate::domain::report::Refused;
 use crate::store::links;
 
@@ -64,7 +67,18 @@ pub(crate) struct Session {
     number_at: Option<Instant>,
     /// When our state is read and the peer greeted again.
     again_at: Option<Instant>,
-    sent_at: Instant,
+    /// What we send and what we take in: how fast that goes since `began`.
+    sending: Progress,
+    receiving: Progress,
+    began: Instant,
+    /// The batches that are not acknowledged.
+    under_way: BTreeMap<u64, links::UnderWay>,
+    /// What waits for a batch, as it was when this cycle began.
+    waiting: links::Waiting,
+    /// How much of our time the peer may take, and until when it has had enough.
+    quota: Quota,
+    spent_at: Instant,
+    rests_until: Option<Instant>,
 }
 
 /// Speaks with a neighbour until `stop`.
@@ -94,13 +108,18 @@ pub(crate) async fn run(
         let later = Instant::now() + site_pause(&session);
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(incoming) = inbox.recv() => {
+            Some(incoming) = inbox.recv(), if session.rests_until.is_none() => {
+                let started = Instant::now();
                 let result = session.receive(&incoming.deliveries).await;
                 if let Err(error) = &result {
                     session.failed("receive", error);
                 }
                 // Nobody waits any more when the connection was lost: it comes again.
                 let _ = incoming.done.send(result);
+                session.spent(started.elapsed());
+            }
+            () = sleep_until(session.rests_until.unwrap_or(later)), if session.rests_until.is_some() => {
+                session.rests_until = None;
             }
             Ok(()) = woken.changed() => session.number_soon(),
             _ = cycle.tick() => {
@@ -132,7 +151,11 @@ fn site_pause(session: &Session) -> Duration {
 
 impl Session {
     fn new(site: Arc<Site>, peer: Neighbour, way: Way) -> Self {
+        let config = &site.config.links;
         Self {
+            quota: Quota::new(config.receive_share, config.receive_burst),
+            spent_at: Instant::now(),
+            rests_until: None,
             site,
             peer,
             way,
@@ -147,7 +170,22 @@ impl Session {
             in_hand: InHand::default(),
             number_at: None,
             again_at: None,
-            sent_at: Instant::now(),
+            sending: Progress::default(),
+            receiving: Progress::default(),
+            began: Instant::now(),
+            under_way: BTreeMap::new(),
+            waiting: links::Waiting::default(),
+        }
+    }
+
+    /// Taking in took so long. A peer that has had its share waits, and its queue fills up.
+    fn spent(&mut self, busy: Duration) {
+        let since = self.spent_at.elapsed();
+        self.spent_at = Instant::now();
+        if let Some(rest) = self.quota.spend(busy, since) {
+            let code = self.peer.code.to_string();
+            metrics::counter!("muster_link_rests_total", "peer" => code).increment(1);
+            self.rests_until = Some(Instant::now() + rest);
         }
     }
 
@@ -172,6 +210,8 @@ impl Session {
         self.public_key = held.public_key;
         self.outbound = held.outbound;
         self.inbound = held.inbound;
+        self.under_way = held.under_way;
+        self.waiting = links::waiting(&db, self.peer).await?;
         self.status.refusal = held.refusal;
         self.greeting = None;
         self.show();
@@ -226,8 +266,12 @@ impl Session {
             .publish_to(exchange, "", message, headers)
             .await
         {
-            Ok(()) => true,
+            Ok(()) => {
+                self.status.problem = None;
+                true
+            }
             Err(error) => {
+                self.status.problem = Some(status::problem(&error));
                 tracing::debug!(peer.code = %self.peer.code, error = %chain(&error),
                                 "message of a link not sent");
                 let soon = Instant::now() + RETRY;
@@ -386,10 +430,9 @@ impl Session {
                 links::forget(&tx, self.peer.code, next.acked()).await?;
                 tx.commit().await?;
                 self.status.refusal = None;
-                self.status.batches += next.acked().seq - self.outbound.acked().seq;
-                if !next.is_waiting() {
-                    self.status.lag = self.sent_at.elapsed().as_secs_f64();
-                }
+                let rest = self.under_way.split_off(&(next.acked().seq + 1));
+                let arrived = std::mem::replace(&mut self.under_way, rest);
+                self.sending.done(arrived.values().map(|it| it.items).sum());
             }
             Verdict::StartAgain(reason) => {
                 tracing::warn!(peer.code = %self.peer.code, ?reason, epoch = next.epoch(),
@@ -403,6 +446,7 @@ impl Session {
                 let marks = self.all_dirty(&tx).await?;
                 tx.commit().await?;
                 clients::note_unknown(&self.site, &marks);
+                self.under_way.clear();
             }
         }
         self.outbound = next;
@@ -441,9 +485,10 @@ impl Session {
         };
         let held = self.inbound.mark();
         match receive::apply(&self.site, self.peer, batch, held, mark).await? {
-            Ok(()) => {
+            Ok(arrived) => {
                 self.inbound.applied(mark);
-                self.status.batches += 1;
+                self.receiving.done(arrived.items as u64);
+                self.status.applied_at(arrived.numbered_at);
                 Ok(Ok(true))
             }
             Err(refused) => {
@@ -478,13 +523,18 @@ impl Session {
         let (site, peer) = (Arc::clone(&self.site), self.peer);
         let made = number::number(&site, peer, &self.outbound, &mut self.in_hand).await?;
         if let Some(made) = made {
-            if !self.outbound.is_waiting() {
-                self.sent_at = Instant::now();
-            }
             self.outbound = made.outbound;
+            let seq = self.outbound.next_seq() - 1;
+            let batch = links::UnderWay {
+                items: made.items as u64,
+                numbered_at: Timestamp::now(),
+            };
+            self.under_way.insert(seq, batch);
             self.publish(made.message).await;
             // Others want their turn; what is left follows at once.
             self.number_at = Some(Instant::now());
+        } else if self.outbound.has_room() {
+            self.waiting = links::Waiting::default();
         }
         self.show();
         Ok(())
@@ -501,9 +551,12 @@ impl Session {
         let acked = self.outbound.acked();
         let stuck = self.outbound.is_waiting() && acked == self.acked_before;
         self.acked_before = acked;
+        let db = self.site.db().await?;
+        self.waiting = links::waiting(&db, self.peer).await?;
         if heard {
-            links::heard(&self.site.db().await?, self.peer.code).await?;
+            links::heard(&db, self.peer.code).await?;
         }
+        drop(db);
         if stuck && self.outbound.is_open() {
             self.greet(true).await?;
         } else if !heard || !self.outbound.is_open() {
@@ -515,7 +568,6 @@ impl Session {
         }
         self.number_soon();
         self.show();
-        self.status.batches = 0;
         Ok(())
     }
 
@@ -526,12 +578,18 @@ impl Session {
         } else {
             0
         };
-        let under_way = self.outbound.next_seq() - 1 - self.outbound.acked().seq;
+        let under_way: u64 = self.under_way.values().map(|it| it.items).sum();
+        let behind = changed as u64 + under_way + self.waiting.things;
+        let now = self.began.elapsed();
+        self.sending.look(now, behind);
+        self.receiving.look(now, 0);
         self.status.missed = self.health.missed();
-        self.status.acked = self.outbound.acked();
         self.status.sent_seq = self.outbound.next_seq() - 1;
-        self.status.applied = self.inbound.mark();
-        self.status.items_behind = changed as u64 + under_way;
+        self.status.clients_changed = changed as u64;
+        let batch = self.under_way.values().next().map(|it| it.numbered_at);
+        let oldest = self.waiting.oldest.into_iter().chain(batch).min();
+        self.status.sends(behind, &self.sending, oldest);
+        self.status.receive_rate = self.receiving.rate();
         status::keep(&self.site, &self.status);
     }
 }

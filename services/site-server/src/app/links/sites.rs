@@ -1,7 +1,7 @@
 //! Which sites there are, on its way to the neighbours and from them. A site tells its parent of
 //! itself and of all below it, and its children of itself and of all above it.
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use muster_domain::SiteCode;
 use muster_proto::{convert, link as pb};
 
@@ -30,15 +30,16 @@ pub(crate) async fn take(
 }
 
 /// What this site says of itself.
-async fn status(site: &Site, tx: &Transaction<'_>) -> Result<pb::SiteStatus, Error> {
-    let counts = sites::counts(tx).await?;
-    let links = sites::links(tx).await?;
+pub(crate) async fn status(site: &Site, db: &impl GenericClient) -> Result<pb::SiteStatus, Error> {
+    let counts = sites::counts(db).await?;
+    let links = super::shown(site, db).await?;
     Ok(pb::SiteStatus {
         at: Some(convert::to_timestamp(jiff::Timestamp::now())),
         clients: counts.clients,
         own_clients: counts.own_clients,
         catalog_generation: counts.generation,
-        queued_messages: 0,
+        updates: counts.updates,
+        queued_messages: site.rates.queued(),
         quarantined: counts.quarantined,
         certificate_ends_at: certificate_ends_at(site),
         links: links
