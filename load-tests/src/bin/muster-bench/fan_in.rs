@@ -134,10 +134,15 @@ pub(crate) async fn run(size: Size, place: &Place) -> Result<()> {
         ("rollout", &two.rollout, &three.rollout),
         ("patch_tuesday", &two.changes, &three.changes),
     ] {
-        let before = two.per_state(two.total());
-        let added = three.per_state(three.total()) - before;
+        // Beside the other two sites in the same run: another run has another machine.
+        let middle = three.sites[1].sum();
+        let others = three.total() - middle;
         let metric = format!("{load}_cpu_that_a_third_level_adds");
+        let (added, before) = (three.per_state(middle), three.per_state(others));
         figures.at_most(&metric, added, before, 0.1);
+        let metric = format!("{load}_cpu_of_three_levels_beside_two");
+        let (three, two) = (three.per_state(three.total()), two.per_state(two.total()));
+        figures.beside(&metric, three, two);
     }
     run.compare(&mut figures).await?;
     run.tree.stop().await?;
