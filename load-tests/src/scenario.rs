@@ -304,6 +304,7 @@ async fn register(ground: &Ground, fleet: &mut [Member]) -> Result<()> {
             let answer = site.register_client(RegisterClientRequest {
                 client_id,
                 request: Some(request),
+                ..Default::default()
             });
             let answer = answer.await?.into_inner().response.unwrap_or_default();
             ensure!(answer.epoch > member.epoch, "the epoch did not grow");

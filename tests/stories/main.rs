@@ -9,5 +9,6 @@ mod mangled;
 mod oracle;
 mod partitions;
 mod restored;
+mod secondary;
 mod takeover;
 mod tampering;

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod rabbit;
+pub mod secondary;
 pub mod secret;
 pub mod site;
 pub mod state;

@@ -50,6 +50,8 @@ pub enum Management {
     On,
     /// Only Prometheus metrics are served.
     Off,
+    /// As `Off`, and messages can be passed on to another broker (the shovel plugin).
+    Shovel,
 }
 
 /// What the node keeps between starts.
@@ -208,8 +210,17 @@ impl Rabbit {
         let definitions = serde_json::json!({
             "vhosts": [{ "name": vhost }], "users": accounts, "permissions": permissions,
         });
+        self.import(&definitions.to_string())
+            .with_context(|| format!("cannot define the virtual host {vhost}"))
+    }
+
+    /// Makes what is in a file of definitions, as RabbitMQ exports it. Repeating is harmless.
+    ///
+    /// # Errors
+    /// The node refuses; the error shows what it says.
+    pub fn import(&self, definitions: &str) -> Result<()> {
         let file = self.home.join("definitions.json");
-        secret::write_private(&file, &definitions.to_string())?;
+        secret::write_private(&file, definitions)?;
         account::give(&file, self.account.as_ref())?;
         // A node on a busy machine answers AMQP a moment before it takes commands.
         let end = Instant::now() + Duration::from_secs(30);
@@ -225,9 +236,13 @@ impl Rabbit {
             }
         };
         fs::remove_file(&file)?;
-        result
-            .map(drop)
-            .with_context(|| format!("cannot define the virtual host {vhost}"))
+        result.map(drop)
+    }
+
+    /// A copy of the certificate files that the node may read: authority, certificate and key.
+    #[must_use]
+    pub fn tls(&self) -> [PathBuf; 3] {
+        ["ca.pem", "cert.pem", "key.pem"].map(|name| self.home.join("tls").join(name))
     }
 
     /// Runs `rabbitmqctl` against this node and returns what it prints.
@@ -413,6 +428,7 @@ fn write_files(
         match management {
             Management::On => "[rabbitmq_management].\n",
             Management::Off => "[rabbitmq_prometheus].\n",
+            Management::Shovel => "[rabbitmq_prometheus,rabbitmq_shovel].\n",
         },
     )?;
 
@@ -443,7 +459,7 @@ ssl_options.fail_if_no_peer_cert = true
     };
     let http = match management {
         Management::On => "management",
-        Management::Off => "prometheus",
+        Management::Off | Management::Shovel => "prometheus",
     };
     let http_port = node.http_port;
     let password = secret::read_or_create(&password_file(state, ADMINISTRATOR))?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use muster_domain::SiteCode;
 use muster_proto::{convert, policy};
 use muster_runtime::config::{AdminConfig, TelemetryConfig, TlsConfig};
@@ -67,6 +68,9 @@ pub struct Config {
     pub rabbitmq: muster_rabbitmq::Config,
     /// Where the other roles of the site are.
     pub roles: Roles,
+    /// Servers near some of the clients, in places without a site server.
+    #[serde(default)]
+    pub secondary_sites: Vec<SecondarySite>,
     /// What every client is told about its schedules.
     #[serde(default)]
     pub client_settings: ClientSettings,
@@ -159,6 +163,29 @@ pub struct Roles {
     pub software_update_points: Vec<String>,
 }
 
+/// A secondary site: servers near the clients in its boundary, which belong to this site. They ask
+/// those first and this site's own after them; what they report travels on to this site.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecondarySite {
+    /// Three characters, as those of other sites.
+    pub code: SiteCode,
+    /// For people.
+    pub name: String,
+    /// Its boundary: the networks its clients call from, such as `10.20.0.0/16`. Of two that an
+    /// address is in, the longer prefix counts.
+    pub subnets: Vec<IpNet>,
+    /// As those of [`Roles`].
+    #[serde(default)]
+    pub management_points: Vec<String>,
+    /// As those of [`Roles`].
+    #[serde(default)]
+    pub software_update_points: Vec<String>,
+    /// As those of [`Roles`].
+    #[serde(default)]
+    pub distribution_points: Vec<DistributionPoint>,
+}
+
 /// One distribution point.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -235,6 +262,13 @@ impl ClientSettings {
 }
 
 impl Config {
+    /// Distribution points of this site and of its secondary sites.
+    pub(crate) fn distribution_points(&self) -> impl Iterator<Item = &DistributionPoint> {
+        let nearby = self.secondary_sites.iter();
+        let nearby = nearby.flat_map(|site| &site.distribution_points);
+        self.roles.distribution_points.iter().chain(nearby)
+    }
+
     /// When clients are asked for what is missing.
     pub(crate) fn retry(&self) -> Retry {
         Retry {

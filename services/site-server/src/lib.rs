@@ -28,7 +28,8 @@ use muster_runtime::admin::{self, Readiness};
 use muster_runtime::{Backoff, Tasks};
 
 pub use config::{
-    CaConfig, ClientSettings, Config, DistributionPoint, LinksConfig, Pause, Roles, TrendConfig,
+    CaConfig, ClientSettings, Config, DistributionPoint, LinksConfig, Pause, Roles, SecondarySite,
+    TrendConfig,
 };
 pub use init::init;
 

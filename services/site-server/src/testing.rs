@@ -68,6 +68,7 @@ pub(crate) async fn site(code: &str) -> TestSite {
             management_points: vec![],
             software_update_points: vec![],
         },
+        secondary_sites: vec![],
         client_settings: ClientSettings::default(),
         trend: TrendConfig::default(),
         links: LinksConfig::default(),

@@ -50,8 +50,8 @@ const WINDOW: usize = 500;
 /// Where the site is and who we are there.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Way {
-    /// gRPC address of the management point.
-    #[arg(long)]
+    /// gRPC address of the management point; given twice, the last one counts.
+    #[arg(long, overrides_with = "management_point")]
     pub management_point: String,
     /// gRPC address of the site server.
     #[arg(long)]
@@ -143,6 +143,7 @@ impl Way {
             };
             let request = pb_client::EnrolClientRequest {
                 request: Some(request),
+                ..Default::default()
             };
             let answer = gateway.clone().enrol_client(request).await?.into_inner();
             let answer = answer.response.context("an enrolment without an answer")?;

@@ -1,6 +1,8 @@
 //! Calls that the site server answers. The client's id comes from its certificate; what a client
 //! learns of a failure is only what the site said *about the client*.
 
+use std::net::IpAddr;
+
 use muster_domain::ClientId;
 use muster_proto::client::{
     GetClientLocationsRequest, GetClientPolicyRequest, GetLocationsResponse, RegisterClientRequest,
@@ -18,6 +20,7 @@ use super::{Error, Point};
 pub(crate) async fn get_policy(
     point: &Point,
     client: ClientId,
+    from: IpAddr,
     request: GetPolicyRequest,
 ) -> Result<GetPolicyResponse, Error> {
     if request.known_version.len() > 64 {
@@ -26,6 +29,7 @@ pub(crate) async fn get_policy(
     let request = GetClientPolicyRequest {
         client_id: client.as_bytes().to_vec().into(),
         known_version: request.known_version,
+        address: from.to_string(),
     };
     let answer = point
         .site
@@ -46,11 +50,13 @@ pub(crate) async fn get_policy(
 pub(crate) async fn register(
     point: &Point,
     client: ClientId,
+    from: IpAddr,
     request: RegisterRequest,
 ) -> Result<RegisterResponse, Error> {
     let request = RegisterClientRequest {
         client_id: client.as_bytes().to_vec().into(),
         request: Some(request),
+        address: from.to_string(),
     };
     let answer = point
         .site
@@ -90,9 +96,11 @@ pub(crate) async fn renew_identity(
 pub(crate) async fn get_locations(
     point: &Point,
     client: ClientId,
+    from: IpAddr,
 ) -> Result<GetLocationsResponse, Error> {
     let request = GetClientLocationsRequest {
         client_id: client.as_bytes().to_vec().into(),
+        address: from.to_string(),
     };
     let answer = point
         .site

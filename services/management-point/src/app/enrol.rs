@@ -63,6 +63,7 @@ pub(crate) async fn enrol(
     check(&request.csr, request.machine.as_ref())?;
     let request = EnrolClientRequest {
         request: Some(request),
+        address: from.to_string(),
     };
     let answer = point
         .site

@@ -5,6 +5,7 @@ mod policy_service;
 mod registration_service;
 mod state_service;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use muster_domain::ClientId;
@@ -44,4 +45,10 @@ impl Door {
         let id = ours.then(|| caller.name.parse().ok()).flatten();
         id.ok_or_else(|| to_status(Error::NotAClient))
     }
+}
+
+/// The address that a call came from.
+fn from<T>(request: &Request<T>) -> Result<IpAddr, Status> {
+    let peer = auth::peer(request).ok_or_else(|| Status::internal("a call from nowhere"))?;
+    Ok(peer.addr.ip())
 }

@@ -5,7 +5,7 @@ use muster_proto::policy::{GetPolicyRequest, GetPolicyResponse};
 use muster_runtime::status::to_status;
 use tonic::{Request, Response, Status};
 
-use super::Door;
+use super::{Door, from};
 use crate::app;
 
 #[tonic::async_trait]
@@ -14,8 +14,8 @@ impl PolicyService for Door {
         &self,
         request: Request<GetPolicyRequest>,
     ) -> Result<Response<GetPolicyResponse>, Status> {
-        let client = self.client(&request)?;
-        let answer = app::get_policy(&self.point, client, request.into_inner()).await;
+        let (client, from) = (self.client(&request)?, from(&request)?);
+        let answer = app::get_policy(&self.point, client, from, request.into_inner()).await;
         Ok(Response::new(answer.map_err(to_status)?))
     }
 }

@@ -9,7 +9,7 @@ use muster_runtime::auth;
 use muster_runtime::status::to_status;
 use tonic::{Request, Response, Status};
 
-use super::Door;
+use super::{Door, from};
 use crate::app;
 
 #[tonic::async_trait]
@@ -18,8 +18,7 @@ impl RegistrationService for Door {
         &self,
         request: Request<EnrolRequest>,
     ) -> Result<Response<EnrolResponse>, Status> {
-        let from = auth::peer(&request).map(|peer| peer.addr.ip());
-        let from = from.ok_or_else(|| Status::internal("a call from nowhere"))?;
+        let from = from(&request)?;
         let answer = app::enrol(&self.point, from, request.into_inner()).await;
         Ok(Response::new(answer.map_err(to_status)?))
     }
@@ -28,8 +27,8 @@ impl RegistrationService for Door {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
-        let client = self.client(&request)?;
-        let answer = app::register(&self.point, client, request.into_inner()).await;
+        let (client, from) = (self.client(&request)?, from(&request)?);
+        let answer = app::register(&self.point, client, from, request.into_inner()).await;
         Ok(Response::new(answer.map_err(to_status)?))
     }
 
@@ -48,8 +47,8 @@ impl RegistrationService for Door {
         &self,
         request: Request<GetLocationsRequest>,
     ) -> Result<Response<GetLocationsResponse>, Status> {
-        let client = self.client(&request)?;
-        let answer = app::get_locations(&self.point, client).await;
+        let (client, from) = (self.client(&request)?, from(&request)?);
+        let answer = app::get_locations(&self.point, client, from).await;
         Ok(Response::new(answer.map_err(to_status)?))
     }
 }

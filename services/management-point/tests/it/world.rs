@@ -322,7 +322,9 @@ impl ClientGatewayService for Site {
         &self,
         request: Request<GetClientLocationsRequest>,
     ) -> Result<Response<GetClientLocationsResponse>, Status> {
-        self.note(&request.into_inner().client_id)?;
+        let request = request.into_inner();
+        assert_eq!(request.address, "127.0.0.1", "where the client called from");
+        self.note(&request.client_id)?;
         Ok(Response::new(GetClientLocationsResponse::default()))
     }
 

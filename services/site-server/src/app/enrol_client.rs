@@ -1,5 +1,6 @@
 //! A machine trades a one-use token and a signing request for an identity of its own.
 
+use std::net::IpAddr;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ const MAX_TOKEN: usize = 128;
 pub(crate) async fn enrol_client(
     site: &Site,
     request: &pb::EnrolRequest,
+    address: Option<IpAddr>,
 ) -> Result<pb::EnrolResponse, Error> {
     if request.csr.len() > MAX_CSR {
         return Err(Error::invalid(
@@ -100,7 +102,7 @@ pub(crate) async fn enrol_client(
         epoch: epoch.unsigned_abs(),
         certificate_chain: vec![certificate.der.into(), authority(site)?],
         policy_keys: vec![site.policy_key.public()],
-        locations: Some(site.locations()),
+        locations: Some(site.locations(address)),
     })
 }
 

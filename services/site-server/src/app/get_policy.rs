@@ -1,6 +1,7 @@
 //! What the site wants of one client: computed once per set of deployments, signed per client.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use muster_stream::Wanted;
 
 use super::register_client::blocked;
 use super::{Error, Site};
+use crate::domain::nearby::Place;
 use crate::domain::policy::Content;
 use crate::domain::suite;
 use crate::store::{policy as store, streams};
@@ -25,26 +27,26 @@ const MAX_CONTENTS: usize = 1_000;
 #[derive(Debug, Default)]
 pub(crate) struct PolicyCache(Mutex<(i64, Contents)>);
 
-/// By deployments, ascending.
-type Contents = HashMap<Vec<i32>, Arc<Content>>;
+/// By deployments, ascending, and by where the client is.
+type Contents = HashMap<(Vec<i32>, Place), Arc<Content>>;
 
 impl PolicyCache {
-    fn get(&self, revision: i64, deployments: &[i32]) -> Option<Arc<Content>> {
+    fn get(&self, revision: i64, key: &(Vec<i32>, Place)) -> Option<Arc<Content>> {
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.0 == revision {
-            cache.1.get(deployments).cloned()
+            cache.1.get(key).cloned()
         } else {
             None
         }
     }
 
-    fn put(&self, revision: i64, deployments: Vec<i32>, content: Arc<Content>) {
+    fn put(&self, revision: i64, key: (Vec<i32>, Place), content: Arc<Content>) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.0 < revision || cache.1.len() >= MAX_CONTENTS {
             *cache = (revision, HashMap::new());
         }
         if cache.0 == revision {
-            cache.1.insert(deployments, content);
+            cache.1.insert(key, content);
         }
     }
 }
@@ -54,6 +56,7 @@ pub(crate) async fn get_policy(
     site: &Site,
     client_id: ClientId,
     known_version: &[u8],
+    address: Option<IpAddr>,
 ) -> Result<pb::GetClientPolicyResponse, Error> {
     let db = site.db().await?;
     let now = Timestamp::now();
@@ -64,12 +67,13 @@ pub(crate) async fn get_policy(
         return Err(blocked());
     }
     // What is read after the revision is at least as new as the revision.
-    let content = match site.policies.get(asking.revision, &asking.deployments) {
+    let key = (asking.deployments, site.nearby.place(address));
+    let content = match site.policies.get(asking.revision, &key) {
         Some(content) => content,
         None => {
-            let content = Arc::new(compute(site, &db, &asking.deployments).await?);
+            let content = Arc::new(compute(site, &db, &key.0, key.1).await?);
             site.policies
-                .put(asking.revision, asking.deployments, Arc::clone(&content));
+                .put(asking.revision, key, Arc::clone(&content));
             content
         }
     };
@@ -103,7 +107,12 @@ pub(crate) async fn get_policy(
     })
 }
 
-async fn compute(site: &Site, db: &impl GenericClient, numbers: &[i32]) -> Result<Content, Error> {
+async fn compute(
+    site: &Site,
+    db: &impl GenericClient,
+    numbers: &[i32],
+    place: Place,
+) -> Result<Content, Error> {
     let deployments = store::deployments(db, numbers).await?;
     let mut named: Vec<i32> = deployments.iter().flat_map(|d| d.updates.clone()).collect();
     named.sort_unstable();
@@ -151,6 +160,7 @@ async fn compute(site: &Site, db: &impl GenericClient, numbers: &[i32]) -> Resul
         files: files.remove(&update.update_no).unwrap_or_default(),
     };
     let updates = updates.into_iter().map(update).collect();
+    let near = site.nearby.locations(place);
     Ok(Content::new(policy::Policy {
         client_id: Bytes::new(),
         site_code: site.config.site_code.to_string(),
@@ -160,8 +170,8 @@ async fn compute(site: &Site, db: &impl GenericClient, numbers: &[i32]) -> Resul
         deployments: deployments.into_iter().map(deployment).collect(),
         updates,
         suites: suites.into_iter().map(policy_suite).collect(),
-        distribution_points: site.content_addresses(),
-        software_update_points: site.config.roles.software_update_points.clone(),
+        distribution_points: near.distribution_points.clone(),
+        software_update_points: near.software_update_points.clone(),
     }))
 }
 

@@ -71,18 +71,14 @@ async fn known(site: &Site) -> Result<Vec<pb::Site>, Error> {
 async fn roles(site: &Site) -> Vec<pb::SiteRole> {
     let roles = &site.config.roles;
     let mut asked = vec![("software-update-point", roles.software_update_point.clone())];
-    asked.extend(
-        roles
-            .management_points
-            .iter()
-            .map(|url| ("management-point", url.clone())),
-    );
-    asked.extend(
-        roles
-            .distribution_points
-            .iter()
-            .map(|point| ("distribution-point", point.grpc.clone())),
-    );
+    let nearby = &site.config.secondary_sites;
+    let points = nearby.iter().flat_map(|site| &site.software_update_points);
+    asked.extend(points.map(|url| ("software-update-point", url.clone())));
+    let points = nearby.iter().flat_map(|site| &site.management_points);
+    let points = roles.management_points.iter().chain(points);
+    asked.extend(points.map(|url| ("management-point", url.clone())));
+    let points = site.config.distribution_points();
+    asked.extend(points.map(|point| ("distribution-point", point.grpc.clone())));
     let asked = asked
         .into_iter()
         .map(|(role, address)| ask(site, role, address));

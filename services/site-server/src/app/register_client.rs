@@ -1,6 +1,7 @@
 //! A client whose own state was lost or restored starts again with a new epoch.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use muster_domain::ClientId;
@@ -21,6 +22,7 @@ pub(crate) async fn register_client(
     site: &Site,
     client_id: ClientId,
     request: &pb::RegisterRequest,
+    address: Option<IpAddr>,
 ) -> Result<pb::RegisterResponse, Error> {
     let known_epoch = i32::try_from(request.known_epoch.min(MAX_EPOCH)).unwrap_or(0);
     let machine = request.machine.as_ref().map(machine).transpose()?;
@@ -54,7 +56,7 @@ pub(crate) async fn register_client(
     Ok(pb::RegisterResponse {
         epoch: epoch.unsigned_abs(),
         policy_keys: vec![site.policy_key.public()],
-        locations: Some(site.locations()),
+        locations: Some(site.locations(address)),
     })
 }
 
@@ -62,10 +64,11 @@ pub(crate) async fn register_client(
 pub(crate) async fn get_locations(
     site: &Site,
     client_id: ClientId,
+    address: Option<IpAddr>,
 ) -> Result<pb::Locations, Error> {
     let db = site.db().await?;
     match clients::by_id(&db, client_id).await? {
-        Some(client) if !client.deleted && client.own => Ok(site.locations()),
+        Some(client) if !client.deleted && client.own => Ok(site.locations(address)),
         _ => Err(blocked()),
     }
 }

@@ -1,6 +1,7 @@
 //! What every use case works with.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicI32, AtomicI64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -27,8 +28,9 @@ use super::give_directions::Directions;
 use super::known_clients::KnownClients;
 use super::known_deployments::KnownDeployments;
 use super::links::Links;
-use crate::config::Config;
+use crate::config::{Config, DistributionPoint};
 use crate::domain::deployment_states::DeploymentStates;
+use crate::domain::nearby::Nearby;
 use crate::domain::policy::PolicyKey;
 
 /// The running site. Clones of the `Arc` around it are everywhere.
@@ -40,6 +42,7 @@ pub(crate) struct Site {
     fence: (String, i64),
     pub(crate) ca: CertificateAuthority,
     pub(crate) policy_key: PolicyKey,
+    pub(crate) nearby: Nearby,
     pub(crate) policies: PolicyCache,
     pub(crate) monitor: Monitor,
     pub(crate) rates: Rates,
@@ -108,9 +111,7 @@ impl Site {
             channel(url, &config.tls, &options)
         };
         let distribution_points = config
-            .roles
-            .distribution_points
-            .iter()
+            .distribution_points()
             .map(|point| {
                 Ok((
                     point.grpc.clone(),
@@ -124,6 +125,7 @@ impl Site {
         )?;
         Ok(Self {
             monitor: Monitor::new(&config.rabbitmq),
+            nearby: nearby(&config),
             policies: PolicyCache::default(),
             rates: Rates::default(),
             directions: Directions::default(),
@@ -179,25 +181,33 @@ impl Site {
         ContentServiceClient::new(channel.clone())
     }
 
-    /// Where clients find their servers.
-    pub(crate) fn locations(&self) -> Locations {
-        let roles = &self.config.roles;
-        Locations {
-            management_points: roles.management_points.clone(),
-            software_update_points: roles.software_update_points.clone(),
-            distribution_points: self.content_addresses(),
-        }
+    /// Where a client finds its servers that calls from `address`.
+    pub(crate) fn locations(&self, address: Option<IpAddr>) -> Locations {
+        let place = self.nearby.place(address);
+        self.nearby.locations(place).clone()
     }
+}
 
-    /// Where clients fetch content.
-    pub(crate) fn content_addresses(&self) -> Vec<String> {
-        self.config
-            .roles
-            .distribution_points
-            .iter()
-            .map(|point| point.content.clone())
-            .collect()
-    }
+/// Where clients find their servers, of this site and nearer ones.
+fn nearby(config: &Config) -> Nearby {
+    let content = |points: &[DistributionPoint]| -> Vec<String> {
+        points.iter().map(|point| point.content.clone()).collect()
+    };
+    let roles = &config.roles;
+    let own = Locations {
+        management_points: roles.management_points.clone(),
+        software_update_points: roles.software_update_points.clone(),
+        distribution_points: content(&roles.distribution_points),
+    };
+    let secondary = config.secondary_sites.iter().map(|site| {
+        let servers = Locations {
+            management_points: site.management_points.clone(),
+            software_update_points: site.software_update_points.clone(),
+            distribution_points: content(&site.distribution_points),
+        };
+        (site.subnets.clone(), servers)
+    });
+    Nearby::new(own, secondary.collect())
 }
 
 /// What is looked at from time to time, by name, and when each was looked at last.

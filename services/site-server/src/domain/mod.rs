@@ -11,6 +11,7 @@ pub(crate) mod link_progress;
 pub(crate) mod link_quota;
 pub(crate) mod link_rows;
 pub(crate) mod names;
+pub(crate) mod nearby;
 pub(crate) mod pace;
 pub(crate) mod page;
 pub(crate) mod policy;

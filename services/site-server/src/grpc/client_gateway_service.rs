@@ -1,6 +1,7 @@
 //! `muster.client.v1.ClientGatewayService`: what management points ask on behalf of clients. They
 //! have checked the client's certificate.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use muster_domain::ClientId;
@@ -21,6 +22,15 @@ fn client_id(bytes: &[u8]) -> Result<ClientId, Status> {
     ClientId::from_slice(bytes).map_err(|error| status(error.into()))
 }
 
+/// Where the client called from, as the management point saw it.
+fn address(text: &str) -> Result<Option<IpAddr>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parsed = text.parse().map(Some);
+    parsed.map_err(|_| status(Error::invalid("INVALID_FIELD", "address is no IP address")))
+}
+
 fn part<T>(part: Option<&T>) -> Result<&T, Status> {
     part.ok_or_else(|| status(Error::invalid("INVALID_FIELD", "request is missing")))
 }
@@ -31,8 +41,10 @@ impl ClientGatewayService for Door {
         &self,
         request: Request<pb::EnrolClientRequest>,
     ) -> Result<Response<pb::EnrolClientResponse>, Status> {
-        let request = part(request.get_ref().request.as_ref())?;
-        let response = enrol_client::enrol_client(&self.0, request)
+        let request = request.get_ref();
+        let from = address(&request.address)?;
+        let request = part(request.request.as_ref())?;
+        let response = enrol_client::enrol_client(&self.0, request, from)
             .await
             .map_err(status)?;
         Ok(Response::new(pb::EnrolClientResponse {
@@ -44,9 +56,10 @@ impl ClientGatewayService for Door {
         &self,
         request: Request<pb::RegisterClientRequest>,
     ) -> Result<Response<pb::RegisterClientResponse>, Status> {
-        let client_id = client_id(&request.get_ref().client_id)?;
-        let request = part(request.get_ref().request.as_ref())?;
-        let response = register_client::register_client(&self.0, client_id, request).await;
+        let request = request.get_ref();
+        let (client_id, from) = (client_id(&request.client_id)?, address(&request.address)?);
+        let request = part(request.request.as_ref())?;
+        let response = register_client::register_client(&self.0, client_id, request, from).await;
         let response = Some(response.map_err(status)?);
         Ok(Response::new(pb::RegisterClientResponse { response }))
     }
@@ -55,8 +68,9 @@ impl ClientGatewayService for Door {
         &self,
         request: Request<pb::GetClientLocationsRequest>,
     ) -> Result<Response<pb::GetClientLocationsResponse>, Status> {
-        let client_id = client_id(&request.get_ref().client_id)?;
-        let locations = register_client::get_locations(&self.0, client_id).await;
+        let request = request.get_ref();
+        let (client_id, from) = (client_id(&request.client_id)?, address(&request.address)?);
+        let locations = register_client::get_locations(&self.0, client_id, from).await;
         let locations = Some(locations.map_err(status)?);
         Ok(Response::new(pb::GetClientLocationsResponse { locations }))
     }
@@ -66,8 +80,9 @@ impl ClientGatewayService for Door {
         request: Request<pb::GetClientPolicyRequest>,
     ) -> Result<Response<pb::GetClientPolicyResponse>, Status> {
         let request = request.get_ref();
-        let client_id = client_id(&request.client_id)?;
-        let policy = get_policy::get_policy(&self.0, client_id, &request.known_version).await;
+        let (client_id, from) = (client_id(&request.client_id)?, address(&request.address)?);
+        let known = &request.known_version;
+        let policy = get_policy::get_policy(&self.0, client_id, known, from).await;
         Ok(Response::new(policy.map_err(status)?))
     }
 

@@ -27,7 +27,10 @@ async fn enrol(site: &Site) -> (Client, Vec<u8>) {
     let request = Some(request);
     let answer = site
         .gateway()
-        .enrol_client(pb::EnrolClientRequest { request })
+        .enrol_client(pb::EnrolClientRequest {
+            request,
+            ..Default::default()
+        })
         .await;
     let answer = answer.unwrap().into_inner().response.unwrap();
     let print = print_of(&answer.certificate_chain);

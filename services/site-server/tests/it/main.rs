@@ -14,6 +14,7 @@ mod identities;
 mod joining;
 mod links;
 mod metrics;
+mod nearby;
 mod packages;
 mod quarantine;
 mod recording;

@@ -145,6 +145,7 @@ async fn an_epoch_that_is_given_later_makes_its_reports_good() {
     let request = RegisterClientRequest {
         client_id: Bytes::copy_from_slice(client.id.as_bytes()),
         request: Some(Default::default()),
+        ..Default::default()
     };
     site.gateway().register_client(request).await.unwrap();
     // The client sends one of them by itself meanwhile: then it is known.

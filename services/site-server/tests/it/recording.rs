@@ -209,6 +209,7 @@ async fn a_new_epoch_starts_from_nothing_and_the_old_one_counts_no_more() {
     let request = RegisterClientRequest {
         client_id: Bytes::copy_from_slice(client.id.as_bytes()),
         request: Some(Default::default()),
+        ..Default::default()
     };
     let answer = site
         .gateway()

@@ -106,6 +106,7 @@ impl Ground {
                 management_points: vec!["https://mp.example:8410".into()],
                 software_update_points: vec!["https://sup.example:8420".into()],
             },
+            secondary_sites: vec![],
             client_settings: ClientSettings::default(),
             trend: TrendConfig::default(),
             links: LinksConfig {
@@ -125,7 +126,13 @@ impl Ground {
 
 impl Site {
     pub(crate) async fn start() -> Self {
-        let ground = Ground::new().await;
+        Self::start_with(|_| {}).await
+    }
+
+    /// With a configuration that differs.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut ground = Ground::new().await;
+        change(&mut ground.config);
         let handle = site_server::start(ground.config.clone()).await.unwrap();
         Self::on(ground, Some(handle)).await
     }
@@ -245,6 +252,7 @@ impl Site {
         };
         let request = pb::EnrolClientRequest {
             request: Some(request),
+            ..Default::default()
         };
         Ok(self
             .gateway()
@@ -263,6 +271,7 @@ impl Site {
         let request = pb::GetClientPolicyRequest {
             client_id: Bytes::copy_from_slice(client.id.as_bytes()),
             known_version: Bytes::copy_from_slice(known_version),
+            ..Default::default()
         };
         Ok(self
             .gateway()

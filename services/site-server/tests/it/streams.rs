@@ -155,6 +155,7 @@ async fn a_machine_that_went_back_as_a_whole_is_to_register() {
             known_epoch: 1,
             machine: None,
         }),
+        ..Default::default()
     };
     let answer = site.gateway().register_client(request).await.unwrap();
     let epoch = answer.into_inner().response.unwrap().epoch;

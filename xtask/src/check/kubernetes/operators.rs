@@ -173,6 +173,8 @@ struct RabbitmqTls {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RabbitmqSettings {
     additional_config: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    additional_plugins: Option<Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
