@@ -9,7 +9,7 @@ use hierarchy_tests::faults::ground::Ground;
 use hierarchy_tests::{say, seed, workspace};
 use muster_local::packages::{self, Install};
 use muster_local::secondary::Secondary;
-use muster_local::{Interrupt, Service, State, state};
+use muster_local::{Interrupt, Service, State};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -239,10 +239,17 @@ impl Rabbit {
         result.map(drop)
     }
 
-    /// A copy of the certificate files that the node may read: authority, certificate and key.
-    #[must_use]
-    pub fn tls(&self) -> [PathBuf; 3] {
-        ["ca.pem", "cert.pem", "key.pem"].map(|name| self.home.join("tls").join(name))
+    /// Copies a file to where the node may read it.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn lend(&self, source: &Path, name: &str) -> Result<PathBuf> {
+        let text = fs::read_to_string(source)
+            .with_context(|| format!("cannot read {}", source.display()))?;
+        let copy = self.home.join("tls").join(name);
+        secret::write_private(&copy, &text)?;
+        account::give(&copy, self.account.as_ref())?;
+        Ok(copy)
     }
 
     /// Runs `rabbitmqctl` against this node and returns what it prints.

@@ -59,13 +59,22 @@ impl Secondary {
         let user = format!("secondary-{code}");
         primary.rabbit.define(site, &[writer(&user)])?;
         let password = fs::read_to_string(primary.rabbit.password_file(&user))?;
-        let [ca, cert, key] = rabbit.tls().map(|file| file.display().to_string());
-        let uri = format!(
-            "amqps://{user}:{}@localhost:{}/{site}?cacertfile={ca}&certfile={cert}&keyfile={key}\
-             &verify=verify_peer&server_name_indication=localhost",
+        // A broker's own certificate is good for being called only.
+        let (cert, key) = primary.certificate(point);
+        let mut uri = format!(
+            "amqps://{user}:{}@localhost:{}/{site}?verify=verify_peer\
+             &server_name_indication=localhost",
             password.trim(),
             primary.rabbit.amqp_port()
         );
+        for (option, source) in [
+            ("cacertfile", primary.ca()),
+            ("certfile", cert),
+            ("keyfile", key),
+        ] {
+            let file = rabbit.lend(&source, &format!("primary-{option}.pem"))?;
+            uri.push_str(&format!("&{option}={}", file.display()));
+        }
         let definitions = definitions
             .replace("@SITE@", site)
             .replace("@USER@", &user)

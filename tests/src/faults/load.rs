@@ -160,6 +160,7 @@ async fn asks_for_full(
     let request = pb_client::GetClientPolicyRequest {
         client_id: Bytes::copy_from_slice(client.as_bytes()),
         known_version: Bytes::new(),
+        ..Default::default()
     };
     let answer = gateway.clone().get_client_policy(request).await?;
     let answer = answer.into_inner();
