@@ -68,6 +68,7 @@ CREATE TABLE clients (
     CHECK ((epoch > 0)),
     CHECK ((via_client_no > 0))
 );
+CREATE INDEX clients_by_bucket ON clients USING btree (link_bucket(client_id));
 CREATE INDEX clients_by_host_name ON clients USING btree (host_name) WHERE (deleted_at IS NULL);
 CREATE UNIQUE INDEX clients_by_number_below ON clients USING btree (via_site_code, via_client_no) WHERE (via_client_no IS NOT NULL);
 CREATE INDEX clients_by_owner ON clients USING btree (owner_site_code) WHERE (owner_site_code IS NOT NULL);
@@ -323,6 +324,8 @@ CREATE TABLE links (
     refusal text,
     certificate_fingerprint text,
     broker_password_hash text,
+    differing bigint NOT NULL DEFAULT 0,
+    differed_at timestamp with time zone,
     PRIMARY KEY (peer_site_code),
     CHECK ((peer_site_code ~ '^[A-Z0-9]{3}$'::text)),
     CHECK ((length(public_key) = 32))

@@ -23,9 +23,37 @@ pub struct Change {
     pub to: Detection,
 }
 
+/// Takes out of one sorted set what is in another.
+fn keep_apart(first: &[i32], then: &mut Vec<i32>) {
+    let mut left = first.iter().peekable();
+    let shared = then.iter().any(|number| {
+        while left.next_if(|held| *held < number).is_some() {}
+        left.peek() == Some(&number)
+    });
+    if shared {
+        then.retain(|number| first.binary_search(number).is_err());
+    }
+}
+
 impl ClientStates {
-    /// From the columns of `client_compliance`, each sorted and without repeats.
-    pub fn from_columns(installed: Vec<i32>, required: Vec<i32>, unknown: Vec<i32>) -> Self {
+    /// From the columns of `client_compliance`. Somebody who wrote them by hand may have kept no
+    /// order: each update counts once, in the first column that has it.
+    pub fn from_columns(
+        mut installed: Vec<i32>,
+        mut required: Vec<i32>,
+        mut unknown: Vec<i32>,
+    ) -> Self {
+        for set in [&mut installed, &mut required, &mut unknown] {
+            if !set.is_sorted_by(|a, b| a < b) || set.first().is_some_and(|first| *first < 1) {
+                set.retain(|number| *number > 0);
+                set.sort_unstable();
+                set.dedup();
+            }
+        }
+        for (first, then) in [(&installed, &mut required), (&installed, &mut unknown)] {
+            keep_apart(first, then);
+        }
+        keep_apart(&required, &mut unknown);
         Self {
             installed,
             required,
@@ -250,5 +278,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn columns_that_somebody_wrote_by_hand_name_each_update_once() {
+        let held = ClientStates::from_columns(vec![5, 2, 2, -1], vec![7, 5, 0], vec![7, 9, 2]);
+        assert_eq!(
+            held.columns(),
+            (&[2, 5][..], &[7][..], &[9][..]),
+            "{held:?}"
+        );
+        let fine = ClientStates::from_columns(vec![1, 4], vec![2], vec![3, 8]);
+        assert_eq!(fine.columns(), (&[1, 4][..], &[2][..], &[3, 8][..]));
     }
 }

@@ -4,6 +4,8 @@
 //! moment they describe. A bucket that differs is asked for and sent in full; the receiver then
 //! replaces what it has in that bucket.
 
+use std::ops::Range;
+
 use sha2::{Digest, Sha256};
 
 /// Parts the rows of a direction are divided into.
@@ -33,16 +35,10 @@ impl Default for Digests {
 }
 
 impl Digests {
-    /// From the wire; `None` when it is not one sum per bucket.
+    /// The sums of these buckets.
     #[must_use]
-    pub fn from_sums(sums: Vec<u64>) -> Option<Self> {
-        (sums.len() == BUCKETS).then_some(Self(sums))
-    }
-
-    /// One sum per bucket.
-    #[must_use]
-    pub fn sums(&self) -> &[u64] {
-        &self.0
+    pub fn within(&self, buckets: &Range<usize>) -> &[u64] {
+        self.0.get(buckets.clone()).unwrap_or_default()
     }
 
     /// A row is there.
@@ -57,14 +53,15 @@ impl Digests {
         self.0[bucket] = self.0[bucket].wrapping_sub(sum);
     }
 
-    /// The buckets in which the two differ, ascending.
+    /// The buckets from `first` on whose sums are not these, ascending; `None` when there are not as
+    /// many buckets.
     #[must_use]
-    pub fn differing(&self, other: &Self) -> Vec<usize> {
-        let pairs = self.0.iter().zip(&other.0).enumerate();
-        pairs
-            .filter(|(_, (a, b))| a != b)
-            .map(|(at, _)| at)
-            .collect()
+    pub fn differing(&self, first: usize, theirs: &[u64]) -> Option<Vec<usize>> {
+        let end = first.checked_add(theirs.len())?;
+        let ours = self.0.get(first..end)?;
+        let pairs = (first..end).zip(ours.iter().zip(theirs));
+        let differing = pairs.filter(|(_, (ours, theirs))| ours != theirs);
+        Some(differing.map(|(bucket, _)| bucket).collect())
     }
 
     fn row(key: &[u8], value: &[u8]) -> u64 {
@@ -74,6 +71,27 @@ impl Digests {
         row.extend_from_slice(value);
         // Zero would hide a row.
         short(&row) | 1
+    }
+}
+
+/// Which buckets are compared next: some in each cycle, all of them in time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sweep {
+    next: usize,
+}
+
+impl Sweep {
+    /// The next `buckets`, fewer at the end.
+    pub fn step(&mut self, buckets: usize) -> Range<usize> {
+        let end = (self.next + buckets.max(1)).min(BUCKETS);
+        let step = self.next..end;
+        self.next = end % BUCKETS;
+        step
+    }
+
+    /// Goes on from a bucket that differed: whether it does any more is seen in the next cycle.
+    pub fn back_to(&mut self, bucket: usize) {
+        self.next = bucket % BUCKETS;
     }
 }
 
@@ -88,17 +106,34 @@ mod tests {
             ours.add(&n.to_be_bytes(), b"value");
             theirs.add(&(4_999 - n).to_be_bytes(), b"value");
         }
-        assert!(ours.differing(&theirs).is_empty());
+        let all = 0..BUCKETS;
+        let differing =
+            |ours: &Digests, theirs: &Digests| ours.differing(0, theirs.within(&all)).unwrap();
+        assert!(differing(&ours, &theirs).is_empty());
         theirs.remove(&7_u32.to_be_bytes(), b"value");
         theirs.add(&7_u32.to_be_bytes(), b"altered");
         theirs.add(b"extra", b"");
         let mut expected = vec![bucket(&7_u32.to_be_bytes()), bucket(b"extra")];
         expected.sort_unstable();
-        assert_eq!(ours.differing(&theirs), expected);
+        assert_eq!(differing(&ours, &theirs), expected);
         theirs.remove(b"extra", b"");
         theirs.remove(&7_u32.to_be_bytes(), b"altered");
         theirs.add(&7_u32.to_be_bytes(), b"value");
         assert_eq!(ours, theirs);
-        assert_eq!(Digests::from_sums(vec![0; 3]), None);
+        assert_eq!(ours.differing(BUCKETS - 1, &[0, 0]), None);
+        assert_eq!(ours.differing(usize::MAX, &[0]), None);
+    }
+
+    #[test]
+    fn a_sweep_compares_every_bucket_once_and_begins_again() {
+        let mut sweep = Sweep::default();
+        let mut compared = vec![0; BUCKETS];
+        for _ in 0..BUCKETS.div_ceil(300) {
+            sweep.step(300).for_each(|bucket| compared[bucket] += 1);
+        }
+        assert_eq!(compared, vec![1; BUCKETS]);
+        assert_eq!(sweep.step(0), 0..1);
+        sweep.back_to(1_000);
+        assert_eq!(sweep.step(BUCKETS), 1_000..BUCKETS);
     }
 }

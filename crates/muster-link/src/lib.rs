@@ -29,7 +29,7 @@ mod outbound;
 #[cfg(test)]
 mod model;
 
-pub use digest::{BUCKETS, Digests, bucket};
+pub use digest::{BUCKETS, Digests, Sweep, bucket};
 pub use health::{Health, State};
 pub use inbound::{Inbound, Taken};
 pub use mark::{BatchHead, Chain, Mark};

@@ -57,17 +57,20 @@ pub enum Control {
     MergeByClientClock,
     /// N-06: counters move with every delivery instead of every change.
     CountDeliveries,
+    /// P-05: sites of a hierarchy do not compare what they hold.
+    WithoutDigests,
 }
 
 impl Control {
     /// All of them, by the name a test program takes.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("volatile-database", Self::VolatileDatabase),
         ("without-confirms", Self::WithoutConfirms),
         ("ack-before-commit", Self::AckBeforeCommit),
         ("merge-by-arrival", Self::MergeByArrival),
         ("merge-by-client-clock", Self::MergeByClientClock),
         ("count-deliveries", Self::CountDeliveries),
+        ("without-digests", Self::WithoutDigests),
     ];
 }
 

@@ -23,11 +23,13 @@ pub async fn clients_held(db: &Client, own_code: &str, via: Option<&str>) -> Vec
         ),
         (
             "compliance",
-            "SELECT concat_ws('|', c.client_id, k.epoch, k.serial, k.catalog_generation,
-                    k.installed, k.required, k.unknown)
+            // Where only the client's mark moved on, the row may have stayed.
+            "SELECT concat_ws('|', c.client_id, k.epoch,
+                    GREATEST(k.serial, CASE WHEN m.epoch = k.epoch THEN m.contiguous_serial END),
+                    k.catalog_generation, k.installed, k.required, k.unknown)
              FROM (SELECT * FROM client_compliance
                    WHERE catalog_generation > 0 OR cardinality(installed || required || unknown) > 0)
-                  AS k",
+                  AS k JOIN report_streams m USING (client_no)",
         ),
         (
             "deployment",

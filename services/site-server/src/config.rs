@@ -90,6 +90,10 @@ pub struct LinksConfig {
     /// after 24 it has failed.
     #[serde(with = "humantime_serde")]
     pub cycle: Duration,
+    /// In this time everything that a neighbour was told is compared with what it holds, some of it
+    /// in each cycle; with up to 1,000 clients everything in each.
+    #[serde(with = "humantime_serde")]
+    pub sweep: Duration,
     /// How sites below reach us: our gRPC address, `https://host:port`.
     pub address: Option<String>,
     /// How sites below reach our broker: `amqps://host:port/vhost`; as in `[rabbitmq]` by default.
@@ -106,6 +110,7 @@ impl Default for LinksConfig {
     fn default() -> Self {
         Self {
             cycle: Duration::from_secs(30),
+            sweep: Duration::from_secs(3600),
             address: None,
             broker_uri: None,
             receive_share: 0.5,
@@ -330,6 +335,7 @@ mod tests {
         assert_eq!(config.site_code.as_str(), "P01");
         assert_eq!(config.report_interval_max, default_report_interval_max());
         assert_eq!(config.links.cycle, LinksConfig::default().cycle);
+        assert_eq!(config.links.sweep, LinksConfig::default().sweep);
         assert_eq!(config.renewal_grace, default_renewal_grace());
         assert_eq!(
             config.client_settings.scan_jitter,

@@ -113,6 +113,14 @@ pub(crate) fn describe() {
         "muster_link_clients_deleted_total",
         "Clients that a child site said are deleted, by child."
     );
+    describe_counter!(
+        "muster_link_divergence_total",
+        "Buckets of which this site held something else than the neighbour that it was told by; they were sent again."
+    );
+    describe_histogram!(
+        "muster_link_digest_seconds",
+        "Time for reading and summing up what is compared with a neighbour in one cycle."
+    );
     describe_gauge!(
         "muster_link_health",
         "How a link is: 0 healthy, 1 degraded, 2 failed, 3 refused."

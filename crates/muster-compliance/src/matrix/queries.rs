@@ -154,6 +154,19 @@ impl Matrix {
         counts
     }
 
+    /// How many clients say of each update that it is installed, required, unknown; updates of
+    /// which nobody says anything are left out. Ascending.
+    pub fn per_update(&self) -> Vec<(UpdateNo, [u32; 3])> {
+        let said = |cells: &Cells| [cells.installed.len, cells.required.len, cells.unknown.len];
+        let all = self.updates.iter();
+        let mut all: Vec<(UpdateNo, [u32; 3])> = all
+            .map(|(update_no, cells)| (*update_no, said(cells)))
+            .filter(|(_, said)| *said != [0; 3])
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
     /// The updates that some client requires, with how many do, most first; at most `limit`.
     pub fn most_required(
         &self,

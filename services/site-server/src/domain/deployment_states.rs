@@ -256,6 +256,19 @@ impl DeploymentStates {
         counts
     }
 
+    /// How many clients are in each state of each deployment, as the counters count them.
+    pub(crate) fn counters(&self) -> Vec<CounterMove> {
+        let number = |clients: &RoaringBitmap| i32::try_from(clients.len()).unwrap_or(i32::MAX);
+        let of_300 = self.compliance.range(..);
+        let of_301 = self.enforcement.range(..);
+        let of_302 = self.evaluation.range(..);
+        of_300
+            .map(|(key, state, held)| (key, 300, state.id().into(), number(held)))
+            .chain(of_301.map(|(key, state, held)| (key, 301, state.id().into(), number(held))))
+            .chain(of_302.map(|(key, state, held)| (key, 302, state.id().into(), number(held))))
+            .collect()
+    }
+
     /// Bytes of all bitmaps, for a gauge.
     pub(crate) fn bytes(&self) -> u64 {
         self.compliance.bytes()

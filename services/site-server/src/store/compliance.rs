@@ -250,6 +250,73 @@ pub(crate) async fn sum_up(tx: &Transaction<'_>) -> Result<u64, Error> {
     Ok(batches.unsigned_abs())
 }
 
+/// Sets the counters to this, the counters of updates and those of deployments; what batches moved
+/// is summed up before. Returns how many were something else.
+pub(crate) async fn set_counters(
+    tx: &Transaction<'_>,
+    updates: &[(UpdateNo, [u32; 3])],
+    deployments: &[CounterMove],
+) -> Result<u64, Error> {
+    const UPDATES: &str = "
+        WITH truth AS (
+            SELECT * FROM unnest($1::int4[], $2::int4[], $3::int4[], $4::int4[])
+                AS t (update_no, installed, required, unknown)),
+        gone AS (
+            DELETE FROM update_counter_rows c
+            WHERE NOT EXISTS (SELECT FROM truth t WHERE t.update_no = c.update_no)
+              AND (c.installed, c.required, c.unknown) <> (0, 0, 0) RETURNING 1),
+        kept AS (
+            INSERT INTO update_counter_rows AS held (update_no, installed, required, unknown)
+            SELECT update_no, installed, required, unknown FROM truth ORDER BY 1
+            ON CONFLICT (update_no) DO UPDATE SET (installed, required, unknown) =
+                (excluded.installed, excluded.required, excluded.unknown)
+            WHERE (held.installed, held.required, held.unknown) <>
+                  (excluded.installed, excluded.required, excluded.unknown) RETURNING 1)
+        SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM kept)";
+    const DEPLOYMENTS: &str = "
+        WITH truth AS (
+            SELECT t.* FROM unnest($1::int4[], $2::int2[], $3::int2[], $4::int4[])
+                AS t (deployment_no, topic, state, clients) JOIN deployments USING (deployment_no)),
+        gone AS (
+            DELETE FROM deployment_counter_rows c
+            WHERE NOT EXISTS (SELECT FROM truth t WHERE t.deployment_no = c.deployment_no
+                              AND t.topic = c.topic AND t.state = c.state)
+              AND c.clients <> 0 RETURNING 1),
+        kept AS (
+            INSERT INTO deployment_counter_rows AS held (deployment_no, topic, state, clients)
+            SELECT deployment_no, topic, state, clients FROM truth ORDER BY 1, 2, 3
+            ON CONFLICT (deployment_no, topic, state) DO UPDATE SET clients = excluded.clients
+            WHERE held.clients <> excluded.clients RETURNING 1)
+        SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM kept)";
+    let numbers: Vec<i32> = updates.iter().map(|it| it.0.0.cast_signed()).collect();
+    let [installed, required, unknown]: [Vec<i32>; 3] =
+        [0, 1, 2].map(|at| updates.iter().map(|it| it.1[at].cast_signed()).collect());
+    let params: super::Params<'_> = &[&numbers, &installed, &required, &unknown];
+    let updates: i64 = super::query_one(tx, UPDATES, params).await?.get(0);
+    let deployment: Vec<i32> = deployments.iter().map(|it| it.0).collect();
+    let topic: Vec<i16> = deployments.iter().map(|it| it.1).collect();
+    let state: Vec<i16> = deployments.iter().map(|it| it.2).collect();
+    let clients: Vec<i32> = deployments.iter().map(|it| it.3).collect();
+    let params: super::Params<'_> = &[&deployment, &topic, &state, &clients];
+    let deployments: i64 = super::query_one(tx, DEPLOYMENTS, params).await?.get(0);
+    Ok(updates.unsigned_abs() + deployments.unsigned_abs())
+}
+
+/// Removes what these clients said of updates; counters are up to the caller.
+pub(crate) async fn forget(db: &impl GenericClient, clients: &[i32]) -> Result<(), Error> {
+    const TABLES: [&str; 2] = [
+        "DELETE FROM client_compliance_rows WHERE client_no = ANY ($1)",
+        "DELETE FROM client_compliance_log WHERE client_no = ANY ($1)",
+    ];
+    if clients.is_empty() {
+        return Ok(());
+    }
+    for sql in TABLES {
+        execute(db, sql, &[&clients]).await?;
+    }
+    Ok(())
+}
+
 /// Needs of updates that the catalog does not have yet, at most.
 const MAX_EARLY_NEEDS: i64 = 100_000;
 

@@ -16,6 +16,7 @@ pub(crate) mod evaluation_reports;
 pub(crate) mod foreign_objects;
 pub(crate) mod identities;
 pub(crate) mod invitations;
+pub(crate) mod link_digests;
 pub(crate) mod links;
 pub(crate) mod named;
 pub(crate) mod objects;

@@ -209,20 +209,33 @@ fn summed(row: &Row) -> Summed {
 }
 
 /// What a neighbour was sent, and nothing that it is still to hear of.
-pub(crate) async fn sent(db: &impl GenericClient, peer: &Neighbour) -> Result<Vec<Summed>, Error> {
+pub(crate) async fn sent(
+    db: &impl GenericClient,
+    peer: &Neighbour,
+    buckets: &[i32],
+) -> Result<Vec<Summed>, Error> {
+    // One of ours that nobody was told of yet has no row in objects.
     const SQL: &str = "
-        SELECT o.kind, o.object_id, o.owner_site_code, o.deleted, sha256(o.definition) AS hash
-        FROM objects o JOIN travelling_objects($2) t USING (kind, object_id)
-        WHERE NOT EXISTS (SELECT FROM dirty_objects d WHERE d.peer_site_code = $1
-                          AND d.kind = o.kind AND d.object_id = o.object_id)";
-    let rows = query(db, SQL, &[&peer.code.as_str(), &peer.is_parent]).await?;
-    Ok(rows.iter().map(summed).collect())
+        SELECT t.kind, t.object_id, o.owner_site_code, COALESCE(o.deleted, false) AS deleted,
+               sha256(COALESCE(o.definition, '')) AS hash
+        FROM travelling_objects($2) t LEFT JOIN objects o USING (kind, object_id)
+        WHERE link_bucket(t.object_id) = ANY ($3)
+          AND NOT EXISTS (SELECT FROM dirty_objects d WHERE d.peer_site_code = $1
+                          AND d.kind = t.kind AND d.object_id = t.object_id)";
+    let params: super::Params<'_> = &[&peer.code.as_str(), &peer.is_parent, &buckets];
+    Ok(query(db, SQL, params).await?.iter().map(summed).collect())
 }
 
 /// What a neighbour is still to hear of.
-pub(crate) async fn dirty(db: &impl GenericClient, peer: SiteCode) -> Result<Vec<Key>, Error> {
-    const SQL: &str = "SELECT kind, object_id FROM dirty_objects WHERE peer_site_code = $1";
-    let rows = query(db, SQL, &[&peer.as_str()]).await?;
+pub(crate) async fn dirty(
+    db: &impl GenericClient,
+    peer: SiteCode,
+    buckets: &[i32],
+) -> Result<Vec<Key>, Error> {
+    const SQL: &str = "
+        SELECT kind, object_id FROM dirty_objects
+        WHERE peer_site_code = $1 AND link_bucket(object_id) = ANY ($2)";
+    let rows = query(db, SQL, &[&peer.as_str(), &buckets]).await?;
     Ok(rows.iter().map(key).collect())
 }
 
@@ -231,11 +244,14 @@ pub(crate) async fn received(
     db: &impl GenericClient,
     peer: SiteCode,
     without: &[Uuid],
+    buckets: &[i32],
 ) -> Result<Vec<Summed>, Error> {
     const SQL: &str = "
         SELECT kind, object_id, owner_site_code, deleted, sha256(definition) AS hash
-        FROM objects WHERE via_site_code = $1 AND object_id <> ALL ($2)";
-    let rows = query(db, SQL, &[&peer.as_str(), &without]).await?;
+        FROM objects
+        WHERE via_site_code = $1 AND link_bucket(object_id) = ANY ($3)
+          AND object_id <> ALL ($2)";
+    let rows = query(db, SQL, &[&peer.as_str(), &without, &buckets]).await?;
     Ok(rows.iter().map(summed).collect())
 }
 
@@ -285,6 +301,37 @@ impl Scope {
     pub(crate) fn has(&self, owner: &str) -> bool {
         self.owners.iter().any(|code| code == owner)
     }
+}
+
+/// Owners of objects that are neither above nor below us, nor neighbours.
+pub(crate) async fn departed(
+    db: &impl GenericClient,
+    own: SiteCode,
+) -> Result<Vec<SiteCode>, Error> {
+    const SQL: &str = "
+        SELECT DISTINCT o.owner_site_code FROM objects o
+        WHERE o.owner_site_code <> $1
+          AND NOT EXISTS (SELECT FROM sites s
+                          WHERE s.site_code = o.owner_site_code AND s.gone_at IS NULL)
+          AND NOT EXISTS (SELECT FROM links l
+                          WHERE o.owner_site_code = ANY (l.peer_site_code || l.lineage))";
+    let rows = query(db, SQL, &[&own.as_str()]).await?;
+    let codes = rows
+        .iter()
+        .filter_map(|row| row.get::<_, &str>(0).parse().ok());
+    Ok(codes.collect())
+}
+
+/// The neighbours hear what there still is beside these objects, and remove them.
+pub(crate) async fn list_again(db: &impl GenericClient, keys: &[Key]) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO repair_buckets (peer_site_code, clients, bucket)
+        SELECT DISTINCT l.peer_site_code, false, link_bucket(gone.object_id)
+        FROM links l CROSS JOIN unnest($1::uuid[]) AS gone (object_id)
+        ON CONFLICT DO NOTHING";
+    let ids: Vec<Uuid> = keys.iter().map(|key| key.1).collect();
+    execute(db, SQL, &[&ids]).await?;
+    Ok(())
 }
 
 /// Forgets what these sites own, and whom to tell of it.

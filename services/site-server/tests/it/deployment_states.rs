@@ -73,7 +73,7 @@ impl Says {
 }
 
 /// Counters, rows and the answers of the running site agree about each deployment.
-async fn agree(site: &Site, deployments: &[&str], seed: u64) {
+pub(crate) async fn agree(site: &Site, deployments: &[&str], seed: u64) {
     const WRONG: &str = "
         WITH recount AS (
             SELECT deployment_no, topic, state::int2, count(*) AS clients FROM deployment_states s

@@ -26,7 +26,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::joining::{start, start_with};
-use crate::links::{key, stop};
+use crate::pair::{key, stop};
 use crate::site::{Client, Site};
 
 /// The central site, an honest child, and one that is in our hands. Each has a client.

@@ -19,7 +19,7 @@ use prost::Message;
 use tonic::Code;
 
 use crate::joining::start;
-use crate::links::{Pair, key, stop};
+use crate::pair::{Pair, key, stop};
 use crate::site::Site;
 
 async fn shown(site: &Site) -> SiteLink {
@@ -114,7 +114,7 @@ async fn a_child_one_version_apart_is_understood_and_further_apart_refused_until
         "nothing of it is applied"
     );
     // The child is brought to the parent's version, and the link goes on by itself.
-    crate::links::start(&mut pair.child).await;
+    crate::pair::start(&mut pair.child).await;
     pair.settled("after").await;
     eventually(async || shown(&pair.parent).await.health() == LinkHealth::Healthy).await;
 }

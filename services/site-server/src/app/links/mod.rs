@@ -2,9 +2,13 @@
 //! there in numbered batches, and what is so there comes here (`docs/decisions/0011`).
 //!
 //! `clients` keeps in mind what changed, `number` makes batches of it, `session` speaks with one
-//! neighbour, `receive` applies what it sent. `objects` and `sites` are what goes both ways.
+//! neighbour, `receive` applies what it sent. `objects` and `sites` are what goes both ways. `digests`
+//! compares what both hold, and `agree` puts memory right where somebody changed rows by hand.
 
+mod agree;
+mod client_digests;
 pub(crate) mod clients;
+mod digests;
 mod number;
 mod numbers;
 pub(crate) mod object_digests;

@@ -12,7 +12,7 @@ use muster_runtime::faults;
 use prost::Message;
 
 use super::report::{OfClient, put_together};
-use super::{Error, Neighbour, Site, clients, objects, sites};
+use super::{Error, Neighbour, Site, clients, digests, objects, sites};
 use crate::domain::changed::Changes;
 use crate::domain::link::{self, Kind};
 use crate::domain::link_rows;
@@ -167,10 +167,43 @@ pub(super) async fn number(
     } else {
         (Taken::Nothing, 0)
     };
-    items += body.clients.len().max(body.reports.len() + rows);
+    body.listings = digests::listings(&tx, peer).await?;
+    items += body.clients.len().max(body.reports.len() + rows) + body.listings.len();
     if items == 0 && matches!(taken, Taken::Nothing) {
         return Ok(None);
     }
+    let made = keep(site, tx, peer, outbound, (&body, items)).await?;
+    if made.is_some() {
+        taken.done(in_hand);
+    }
+    Ok(made)
+}
+
+/// Makes a batch of digests, which nobody may number anything before.
+pub(super) async fn compare(
+    site: &Site,
+    peer: Neighbour,
+    outbound: &muster_link::Outbound,
+    digests: pb::Digests,
+) -> Result<Option<Made>, Error> {
+    let body = pb::BatchBody {
+        digests: Some(digests),
+        ..pb::BatchBody::default()
+    };
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    site.still_active(&tx).await?;
+    keep(site, tx, peer, outbound, (&body, 0)).await
+}
+
+/// Gives a batch its number and commits.
+async fn keep(
+    site: &Site,
+    tx: Transaction<'_>,
+    peer: Neighbour,
+    outbound: &muster_link::Outbound,
+    (body, items): (&pb::BatchBody, usize),
+) -> Result<Option<Made>, Error> {
     let mut next = outbound.clone();
     let packed = link::pack(body).map_err(|_| Error::Internal("a batch cannot be compressed"))?;
     let Some(head) = next.number(&packed) else {
@@ -195,7 +228,6 @@ pub(super) async fn number(
     faults::point("link.before_number");
     tx.commit().await?;
     faults::point("link.after_number");
-    taken.done(in_hand);
     let code = peer.code.to_string();
     metrics::counter!("muster_link_batches_total", "peer" => code.clone(), "direction" => "out")
         .increment(1);

@@ -1,30 +1,52 @@
 //! Hashes over objects by bucket: with them two neighbours find what differs although all batches
 //! arrived. The key of a bucket is the object's id.
 
-#![allow(dead_code, reason = "links do not compare yet")]
-
 use std::collections::HashSet;
+use std::ops::Range;
 
 use bytes::Bytes;
 use deadpool_postgres::GenericClient;
 use muster_domain::SiteCode;
 use muster_link::{Digests, bucket};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Neighbour;
 use super::objects::{Applied, remove};
 use crate::app::Error;
+use crate::store::definitions;
 use crate::store::objects::{self, Key, Summed};
 
-/// Over what the neighbour was sent, and the ids of what it is still to hear of.
+/// Objects whose definitions are in memory at a time.
+const AT_ONCE: usize = 200;
+
+/// Over what the neighbour was sent, in these buckets, and the ids of what it is still to hear of. Ours
+/// count as the tables of their kinds have them, whatever was sent before.
 pub(crate) async fn sent(
     tx: &impl GenericClient,
     own: SiteCode,
     peer: &Neighbour,
+    buckets: &Range<usize>,
 ) -> Result<(Digests, Vec<Bytes>), Error> {
-    let digests = sum(own, &objects::sent(tx, peer).await?);
-    let dirty = objects::dirty(tx, peer.code).await?;
-    Ok((digests, dirty.into_iter().map(wire).collect()))
+    let buckets = numbers(buckets);
+    let mut sent = objects::sent(tx, peer, &buckets).await?;
+    let ours = sent.iter().filter(|it| it.owner.is_none() && !it.deleted);
+    let keys: Vec<Key> = ours.map(|it| it.key).collect();
+    for keys in keys.chunks(AT_ONCE) {
+        let definitions = definitions::ours(tx, keys).await?;
+        for object in &mut sent {
+            if let Some(definition) = definitions.get(&object.key) {
+                object.hash = Sha256::digest(definition).to_vec();
+            }
+        }
+    }
+    let dirty = objects::dirty(tx, peer.code, &buckets).await?;
+    Ok((sum(own, &sent), dirty.into_iter().map(wire).collect()))
+}
+
+fn numbers(buckets: &Range<usize>) -> Vec<i32> {
+    let numbers = buckets.clone();
+    numbers.filter_map(|it| i32::try_from(it).ok()).collect()
 }
 
 /// Over what the neighbour told us of, but for these ids.
@@ -33,12 +55,13 @@ pub(crate) async fn received(
     own: SiteCode,
     peer: &Neighbour,
     without: &[Bytes],
+    buckets: &Range<usize>,
 ) -> Result<Digests, Error> {
     let without: Vec<Uuid> = without
         .iter()
         .filter_map(|id| Uuid::from_slice(id).ok())
         .collect();
-    let held = objects::received(tx, peer.code, &without).await?;
+    let held = objects::received(tx, peer.code, &without, &numbers(buckets)).await?;
     Ok(sum(own, &held))
 }
 

@@ -220,23 +220,21 @@ async fn apply_allowed(
     changes.finish(tx, &gone).await
 }
 
-/// What neighbours said of the objects of sites that left, goes.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "a link that ends keeps them so far")
-)]
+/// What neighbours said of the objects of sites that left, goes, here and at the other neighbours.
 pub(crate) async fn remove_owned(
     tx: &impl GenericClient,
     sites: &[SiteCode],
 ) -> Result<Applied, Error> {
     let owners: Vec<&str> = sites.iter().map(SiteCode::as_str).collect();
     let gone = objects::forget_owned(tx, &owners).await?;
+    objects::list_again(tx, &gone).await?;
     Changes::default().finish(tx, &gone).await
 }
 
 /// Objects that a neighbour told us of and does not have any more, go.
 pub(super) async fn remove(tx: &impl GenericClient, gone: &[Key]) -> Result<Applied, Error> {
     objects::forget(tx, gone).await?;
+    objects::list_again(tx, gone).await?;
     Changes::default().finish(tx, gone).await
 }
 

@@ -64,6 +64,26 @@ impl OfClients {
         })
     }
 
+    /// The child does not have these clients.
+    pub(super) fn delete(&mut self, child: SiteCode, clients: Vec<Uuid>) {
+        let replica = |client_id| Replica {
+            client_id,
+            number: 0,
+            owner: child.to_string(),
+            host_name: String::new(),
+            os_id: String::new(),
+            os_version_id: String::new(),
+            architecture: String::new(),
+            agent_version: String::new(),
+            epoch: 1,
+            enrolled_at: Timestamp::UNIX_EPOCH,
+            deleted: true,
+            certificate_ends_at: None,
+            last_report_at: None,
+        };
+        self.replicas.extend(clients.into_iter().map(replica));
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.replicas.is_empty() && self.reports.is_empty() && self.rows.is_empty()
     }
@@ -140,9 +160,14 @@ pub(super) struct Done {
     /// The sites that those report to who are told of and not deleted.
     owners: Vec<(i32, String)>,
     touched: Vec<(Uuid, i32)>,
+    /// With the numbers that they had before.
+    replaced: Vec<(Uuid, i32)>,
     deleted: Vec<i32>,
     arrived: Members,
     left: Members,
+    /// Clients that were never told of, or that somebody removed here: what is said of them comes to
+    /// nothing.
+    pub(super) missing: Vec<Uuid>,
 }
 
 /// Does to the database what a child says. The caller holds the clients and, when the batch names
@@ -213,12 +238,12 @@ pub(super) async fn apply(
         fresh.extend(streams::load(tx, &look).await?);
     }
     let find = |id: Uuid| fresh.get(&id).or_else(|| known.get(id));
-    let mut sorted = Sorted::default();
+    let (mut sorted, mut missing) = (Sorted::default(), Vec::new());
     for report in batch.reports {
         let id = report.client_id.0;
         match find(id) {
             Some(client) => sorted.take(report, client),
-            None => return Ok(Err(Refused::new("UNKNOWN_CLIENT", format!("client {id}")))),
+            None => missing.push(id),
         }
     }
     let numbered_at = batch.numbered_at.min(now);
@@ -240,6 +265,12 @@ pub(super) async fn apply(
         .filter_map(|id| Some((*id, find(*id)?.client_no)))
         .collect();
     named.extend(touched.iter().filter(|(_, no)| gone.contains(no)));
+    // Somebody removed its row, and it has another number now.
+    let before = ids.iter().filter_map(|id| {
+        let before = known.get(*id)?.client_no;
+        (numbers.get(id)? != &before).then_some((*id, before))
+    });
+    let replaced: Vec<(Uuid, i32)> = before.collect();
     let named_nos: Vec<i32> = named.iter().map(|(_, no)| *no).collect();
     let marked = clients::mark(site, tx, &named_nos).await?;
     let applied = if sorted.is_empty() {
@@ -261,9 +292,11 @@ pub(super) async fn apply(
         named,
         owners,
         touched,
+        replaced,
         deleted: gone,
         arrived,
         left,
+        missing,
     }))
 }
 
@@ -387,7 +420,8 @@ impl Done {
             metrics::counter!("muster_link_clients_deleted_total", "peer" => child)
                 .increment(count as u64);
         }
-        for client_no in &self.deleted {
+        let replaced = self.replaced.iter().map(|(_, client_no)| client_no);
+        for client_no in self.deleted.iter().chain(replaced) {
             matrix::remove_client(site, *client_no);
             deployment_states::remove_client(site, *client_no);
         }

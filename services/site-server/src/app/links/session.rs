@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use muster_link::{Health, Inbound, Mark, Outbound, Taken, Verdict};
+use muster_link::{Health, Inbound, Mark, Outbound, Sweep, Taken, Verdict};
 use muster_proto::link as pb;
 use muster_rabbitmq::{Delivery, Headers, Publisher};
 use muster_runtime::faults;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::number::{self, InHand};
 use super::status::{self, LinkStatus};
-use super::{Error, Neighbour, Site, clients, objects, receive, sites};
+use super::{Error, Neighbour, Site, clients, digests, objects, receive, sites};
 use crate::domain::link::{self, Kind};
 use crate::domain::link_progress::Progress;
 use crate::domain::link_quota::Quota;
@@ -64,6 +64,11 @@ pub(crate) struct Session {
     health: Health,
     status: LinkStatus,
     in_hand: InHand,
+    /// Which buckets are compared next, and whether it is time to.
+    sweep: Sweep,
+    compare: bool,
+    /// The last batch of ours to which the peer said what differs.
+    repaired: Mark,
     number_at: Option<Instant>,
     /// When our state is read and the peer greeted again.
     again_at: Option<Instant>,
@@ -168,6 +173,9 @@ impl Session {
             health: Health::default(),
             status: LinkStatus::new(peer),
             in_hand: InHand::default(),
+            sweep: Sweep::default(),
+            compare: false,
+            repaired: Mark::default(),
             number_at: None,
             again_at: None,
             sending: Progress::default(),
@@ -376,7 +384,8 @@ impl Session {
             },
             Kind::Batch(batch) => self.apply(&batch).await,
             Kind::AskToGreet(_) => self.greet(true).await.map(|()| Ok(false)),
-            Kind::Repair(_) | Kind::Refusal(_) => Ok(Ok(false)),
+            Kind::Repair(it) => self.repair(&it).await.map(|()| Ok(false)),
+            Kind::Refusal(_) => Ok(Ok(false)),
         }
     }
 
@@ -489,6 +498,17 @@ impl Session {
                 self.inbound.applied(mark);
                 self.receiving.done(arrived.items as u64);
                 self.status.applied_at(arrived.numbered_at);
+                let differing = arrived.differing;
+                if !differing.is_empty() {
+                    // One that is lost is asked for again after the next comparison.
+                    self.say(Kind::Repair(pb::Repair {
+                        epoch: mark.epoch,
+                        seq: mark.seq,
+                        client_buckets: differing.clients,
+                        object_buckets: differing.objects,
+                    }))
+                    .await;
+                }
                 Ok(Ok(true))
             }
             Err(refused) => {
@@ -496,6 +516,25 @@ impl Session {
                 Ok(Err(refused))
             }
         }
+    }
+
+    /// The peer found something else in some buckets; to each of our batches it says so once.
+    async fn repair(&mut self, repair: &pb::Repair) -> Result<(), Error> {
+        let of_ours = repair.epoch == self.outbound.epoch()
+            && (self.repaired.seq < repair.seq || self.repaired.epoch < repair.epoch)
+            && repair.seq < self.outbound.next_seq();
+        if !of_ours {
+            return Ok(());
+        }
+        let (marks, first) = digests::repair(&self.site, self.peer, repair).await?;
+        clients::note_unknown(&self.site, &marks);
+        self.repaired.epoch = repair.epoch;
+        self.repaired.seq = repair.seq;
+        if let Some(bucket) = first {
+            self.sweep.back_to(bucket);
+        }
+        self.number_soon();
+        Ok(())
     }
 
     async fn refuse(&mut self, refused: &Refused) {
@@ -521,7 +560,14 @@ impl Session {
     /// Puts what is dirty into batches, as long as there is room.
     async fn number(&mut self) -> Result<(), Error> {
         let (site, peer) = (Arc::clone(&self.site), self.peer);
-        let made = number::number(&site, peer, &self.outbound, &mut self.in_hand).await?;
+        let mut made = None;
+        if self.compare && self.outbound.has_room() {
+            self.compare = false;
+            made = self.compare().await?;
+        }
+        if made.is_none() {
+            made = number::number(&site, peer, &self.outbound, &mut self.in_hand).await?;
+        }
         if let Some(made) = made {
             self.outbound = made.outbound;
             let seq = self.outbound.next_seq() - 1;
@@ -538,6 +584,22 @@ impl Session {
         }
         self.show();
         Ok(())
+    }
+
+    /// Sums up the next buckets. Nothing is numbered between that and their batch: only we do.
+    async fn compare(&mut self) -> Result<Option<number::Made>, Error> {
+        let mut sweep = self.sweep.clone();
+        let buckets = sweep.step(digests::step(&self.site));
+        let started = Instant::now();
+        let Some(sums) = digests::sent(&self.site, self.peer, &buckets).await? else {
+            return Ok(None);
+        };
+        metrics::histogram!("muster_link_digest_seconds").record(started.elapsed().as_secs_f64());
+        let made = number::compare(&self.site, self.peer, &self.outbound, sums).await?;
+        if made.is_some() {
+            self.sweep = sweep;
+        }
+        Ok(made)
     }
 
     /// A cycle is over.
@@ -566,6 +628,7 @@ impl Session {
             clients::adopt_orphans(&self.site, |mark| self.in_hand.has_mark(mark)).await?;
             number::compact(&self.site).await?;
         }
+        self.compare = self.outbound.is_open() && digests::compares();
         self.number_soon();
         self.show();
         Ok(())

@@ -233,7 +233,13 @@ async fn compare_list(site: &Site, truth: &Truth, list: &str, whose: Whose<'_>, 
     assert_eq!(&seen, updates);
 }
 
-async fn compare_update(site: &Site, truth: &Truth, update_no: u32, whose: Whose<'_>, seed: u64) {
+pub(crate) async fn compare_update(
+    site: &Site,
+    truth: &Truth,
+    update_no: u32,
+    whose: Whose<'_>,
+    seed: u64,
+) {
     use pb::get_update_compliance_request::Key;
     use pb::list_update_clients_request::Key as ListKey;
     let request = pb::GetUpdateComplianceRequest {

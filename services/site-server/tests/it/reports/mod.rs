@@ -1,11 +1,11 @@
 //! Reports against the rows: whatever happened before, each answer is what counting the rows one
 //! by one gives.
 
-mod compliance;
+pub(crate) mod compliance;
 mod failures;
 mod sites;
 mod trend;
-mod truth;
+pub(crate) mod truth;
 mod views;
 
 use muster_domain::states::Detection;
@@ -18,15 +18,15 @@ use crate::roles::update;
 use crate::site::{Client, Site};
 
 /// A small generator, so that a run can be repeated from its seed.
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// Seeded by the clock.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1)
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -35,7 +35,7 @@ impl Random {
 }
 
 /// Updates of generation 1 and 2.
-pub(super) const UPDATES: u32 = 12;
+pub(crate) const UPDATES: u32 = 12;
 
 pub(super) async fn site_with_catalog() -> Site {
     with_catalog(Site::start().await).await

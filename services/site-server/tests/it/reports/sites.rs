@@ -13,7 +13,7 @@ use super::compliance::{compare, make_collection, make_list, matches_rows};
 use super::failures::{deploy, report};
 use super::truth::{Truth, Whose};
 use super::{Random, Reporter, give_catalog, reports};
-use crate::links::{Pair, start, stop};
+use crate::pair::{Pair, start, stop};
 use crate::site::Site;
 
 /// Everybody's, all that the parent knows, the child's with those below it, those below it.

@@ -15,6 +15,8 @@ use crate::testing::{TestSite, site};
 
 const ADMIN: &str = "administrator";
 const MANY: usize = 1_000;
+/// All buckets.
+const ALL: std::ops::Range<usize> = 0..muster_link::BUCKETS;
 
 fn neighbour(code: &str, is_parent: bool) -> Neighbour {
     Neighbour {
@@ -176,9 +178,10 @@ impl TestSite {
         let db = self.site.db().await.unwrap();
         let own = self.site.config.site_code;
         if sends {
-            digests::sent(&db, own, &peer).await.unwrap().0
+            digests::sent(&db, own, &peer, &ALL).await.unwrap().0
         } else {
-            digests::received(&db, own, &peer, &[]).await.unwrap()
+            let all = digests::received(&db, own, &peer, &[], &ALL);
+            all.await.unwrap()
         }
     }
 }
@@ -649,7 +652,8 @@ async fn digests_find_an_object_that_was_changed_or_lost_by_hand_and_the_bucket_
     let differing = cen
         .digests(down, true)
         .await
-        .differing(&p01.digests(up, false).await);
+        .differing(0, p01.digests(up, false).await.within(&ALL))
+        .unwrap();
     assert!((1..=3).contains(&differing.len()), "{differing:?}");
     let buckets: Vec<u32> = differing
         .iter()
