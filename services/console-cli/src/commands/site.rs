@@ -53,7 +53,7 @@ pub(crate) enum SiteCommand {
         #[arg(short, long)]
         yes: bool,
     },
-    /// End the link to a child that cannot leave by itself; its clients go, after a question
+    /// End the link to a child that cannot leave by itself; its clients and what it owns go, after a question
     #[command(after_help = "Example:\n  muster site remove P01")]
     Remove {
         /// The code of the child

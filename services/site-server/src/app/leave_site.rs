@@ -11,8 +11,8 @@ use muster_runtime::grpc::{Channel, ChannelOptions, channel_with};
 use muster_runtime::status::chain;
 use muster_runtime::tls::{ClientTls, Peer};
 
-use super::{Error, Site, choose_clients, join_site, links, manage_clients};
-use crate::store::{clients, invitations, sites};
+use super::{Error, Site, choose_clients, directory, join_site, links, manage_clients};
+use crate::store::{clients, invitations, objects, sites};
 
 /// Clients of a site that is gone that are looked up at once.
 const CLIENTS: i64 = 500;
@@ -47,6 +47,7 @@ pub(crate) async fn leave_parent(
     tx.commit().await?;
     links::changed(site);
     links::wake(site);
+    site.site_gone.notify_one();
     tracing::info!(
         audit = true,
         administrator,
@@ -139,8 +140,9 @@ async fn end(
     Ok(true)
 }
 
-/// Removes clients of sites that are gone, as far as there are any.
+/// Removes what sites that are gone have left behind: objects that they own, and clients.
 pub(crate) async fn clear_away(site: &Site) -> Result<(), Error> {
+    clear_objects(site).await?;
     loop {
         let clients = clients::of_gone_sites(&site.db().await?, CLIENTS).await?;
         if clients.is_empty() {
@@ -152,6 +154,32 @@ pub(crate) async fn clear_away(site: &Site) -> Result<(), Error> {
         }
         tracing::info!(count, "clients of sites that are gone are removed");
     }
+}
+
+/// Removes objects of sites that are neither above nor below us any more.
+async fn clear_objects(site: &Site) -> Result<(), Error> {
+    let own = site.config.site_code;
+    if objects::departed(&site.db().await?, own).await?.is_empty() {
+        return Ok(());
+    }
+    // Deployments may end: no report is recorded meanwhile, and nobody else names anything.
+    let _known = site.known_clients.lock_all().await;
+    let mut turn = directory::turn(site).await;
+    let _names = site.known_deployments.forget_at_end();
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    site.still_active(&tx).await?;
+    // Nobody joins until this is done.
+    sites::known(&tx).await?;
+    let departed = objects::departed(&tx, own).await?;
+    let removed = links::objects::remove_owned(&tx, &departed).await?;
+    turn.doubt();
+    tx.commit().await?;
+    links::objects::remember(site, &turn, &removed);
+    turn.settle();
+    links::wake(site);
+    tracing::info!(?departed, "objects of sites that are gone are removed");
+    Ok(())
 }
 
 async fn remove_user(site: &Site, child: SiteCode) -> Result<(), Error> {

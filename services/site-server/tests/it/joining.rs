@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use muster_proto::collection::CreateCollectionRequest;
+use muster_proto::collection::collection_service_client::CollectionServiceClient;
 use muster_proto::link::join_service_client::JoinServiceClient;
 use muster_proto::link::upstream_service_client::UpstreamServiceClient;
 use muster_proto::link::{GetRolesRequest, GetUpstreamRequest, JoinRequest, LinkHealth};
@@ -15,6 +17,7 @@ use muster_rabbitmq::ManagementConfig;
 use muster_runtime::grpc::{ChannelOptions, channel_pinned, channel_with};
 use muster_runtime::status::reason;
 use muster_runtime::tls::ClientTls;
+use muster_testkit::eventually;
 use tonic::{Code, Status};
 
 use crate::site::{Ground, Site};
@@ -136,11 +139,27 @@ async fn a_site_becomes_a_child_with_a_token_and_leaves_again() {
         1
     );
 
+    // What administrators make is at both, until they part.
+    for site in [&central, &child] {
+        let request = CreateCollectionRequest {
+            name: format!("Of {}", site.config.site_code),
+            ..Default::default()
+        };
+        let mut collections = CollectionServiceClient::new(site.channel("administrator"));
+        collections.create_collection(request).await.unwrap();
+    }
+    let made = "SELECT count(*) FROM collections WHERE NOT built_in";
+    let both = async |count| central.count(made).await == count && child.count(made).await == count;
+    eventually(async || both(2).await).await;
     child
         .sites()
         .leave_parent(LeaveParentRequest::default())
         .await
         .unwrap();
+    eventually(async || both(1).await).await;
+    let of_others = "SELECT count(*) FROM objects WHERE owner_site_code IS NOT NULL";
+    assert_eq!(central.count(of_others).await, 0);
+    assert_eq!(child.count(of_others).await, 0);
     assert_eq!(child.tree().await, pairs(&[("J01", "")]));
     assert_eq!(central.tree().await, pairs(&[("CEN", "")]));
     assert!(central.peers().await.is_empty() && child.peers().await.is_empty());
