@@ -52,6 +52,8 @@ pub enum Reason {
     TheyWereRestored,
     /// The same numbers cover other contents: our database is an old copy.
     Forked,
+    /// The peer lacks something that it has acknowledged: somebody took it away there.
+    TheyLack,
 }
 
 impl Outbound {
@@ -141,6 +143,15 @@ impl Outbound {
     /// A mark that the peer sent by itself: it may be late, and may come twice.
     pub fn acknowledged(&mut self, theirs: Mark) -> Verdict {
         self.judge(theirs)
+    }
+
+    /// The peer refuses a batch because it lacks what was sent before. When it has acknowledged
+    /// nothing in this epoch, everything is on its way already.
+    pub fn lacking(&mut self) -> Verdict {
+        if self.acked.seq == 0 {
+            return Verdict::Nothing;
+        }
+        self.start_again(self.acked, Reason::TheyLack)
     }
 
     fn judge(&mut self, theirs: Mark) -> Verdict {

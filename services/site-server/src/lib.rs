@@ -172,6 +172,9 @@ async fn start_with(config: Config, tasks: &Tasks) -> anyhow::Result<Handle> {
     app::deployment_states::load(&site)
         .await
         .context("cannot read what clients said of deployments")?;
+    app::links::agree::check(&site)
+        .await
+        .context("cannot compare the counters with what clients said")?;
     app::links::load(&site)
         .await
         .context("cannot read of whom the parent site is to hear")?;

@@ -67,6 +67,11 @@ pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
         async move { sum_up_counters::sum_up_counters(&site).await }
     });
     let it = Arc::clone(site);
+    tasks.every("check-counters", site.config.links.sweep, None, move || {
+        let site = Arc::clone(&it);
+        async move { links::agree::check(&site).await }
+    });
+    let it = Arc::clone(site);
     tasks.every(
         "keep-trend",
         TREND.min(site.config.trend.interval),

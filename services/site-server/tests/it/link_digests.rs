@@ -382,16 +382,23 @@ async fn rows_that_change_while_nobody_looks_are_found_by_the_next_sweep() {
     let (mut pair, clients) = fleet(&mut random).await;
     crate::pair::stop(&mut pair.parent).await;
     change_by_hand(&pair.parent, true, &clients, &mut random).await;
-    // Memory begins with what the rows say now, counters have stayed.
+    // Reports go on, also of clients that are not at the parent any more.
+    let next = |serial| -> Vec<pb::Report> {
+        let state = if serial == 5 {
+            Detection::Installed
+        } else {
+            Detection::Required
+        };
+        let next = clients.iter();
+        next.map(|it| it.delta(serial, serial, &[(3, state)]))
+            .collect()
+    };
+    pair.child.report(&next(5)).await;
+    eventually(async || pair.child.contiguous(&clients[CLIENTS - 1]).await == 5).await;
+    // Memory begins with what the rows say now, and the counters with it.
     crate::pair::start(&mut pair.parent).await;
     agree(&pair, "changed while stopped", random.0).await;
-    // Reports go on where they were.
-    let next: Vec<pb::Report> = clients[1..]
-        .iter()
-        .map(|it| it.delta(5, 5, &[(3, Detection::Installed)]))
-        .collect();
-    pair.child.report(&next).await;
-    eventually(async || pair.child.contiguous(&clients[5]).await == 5).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    pair.child.report(&next(6)).await;
+    eventually(async || pair.child.contiguous(&clients[CLIENTS - 1]).await == 6).await;
     agree(&pair, "reports go on", random.0).await;
 }

@@ -17,6 +17,11 @@ use crate::store::{clients, compliance, deployment_states as said};
 /// Clients whose rows are in memory at a time.
 const AT_ONCE: usize = 500;
 
+/// Compares the counters with memory: at the start, when that comes from the rows, and now and then.
+pub(crate) async fn check(site: &Site) -> Result<(), Error> {
+    agree(site, &[]).await
+}
+
 /// Takes these clients over from their rows, and sets the counters to what is then in memory. No
 /// report is recorded meanwhile.
 pub(super) async fn agree(site: &Site, of: &[Client]) -> Result<(), Error> {

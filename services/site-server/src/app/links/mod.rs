@@ -5,7 +5,7 @@
 //! neighbour, `receive` applies what it sent. `objects` and `sites` are what goes both ways. `digests`
 //! compares what both hold, and `agree` puts memory right where somebody changed rows by hand.
 
-mod agree;
+pub(crate) mod agree;
 mod client_digests;
 pub(crate) mod clients;
 mod digests;

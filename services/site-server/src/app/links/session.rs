@@ -29,6 +29,8 @@ use crate::store::links;
 const PAUSE: Duration = Duration::from_millis(200);
 /// After something failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// Refusals that end when everything is said again: the peer lost who clients are.
+const LACKS: [&str; 2] = ["UNKNOWN_CLIENT", "CLIENT_NUMBERS_DIFFER"];
 /// Batches that are sent again in one go.
 const AGAIN: i64 = 8;
 
@@ -359,6 +361,11 @@ impl Session {
         if let Kind::Refusal(refusal) = &kind {
             let word = crate::domain::names::cleaned(&refusal.reason, 64);
             let text = crate::domain::names::cleaned(&refusal.detail, 1_024);
+            if LACKS.contains(&word.as_str()) && self.outbound.is_open() {
+                let mut next = self.outbound.clone();
+                let verdict = next.lacking();
+                self.follow(next, verdict).await?;
+            }
             return self
                 .refused(&format!("{word}: {text}"))
                 .await
