@@ -172,7 +172,7 @@ pub(super) async fn number(
     if items == 0 && matches!(taken, Taken::Nothing) {
         return Ok(None);
     }
-    let made = keep(site, tx, peer, outbound, (&body, items)).await?;
+    let made = keep(site, tx, peer, outbound, (body, items)).await?;
     if made.is_some() {
         taken.done(in_hand);
     }
@@ -193,7 +193,7 @@ pub(super) async fn compare(
     let mut db = site.db().await?;
     let tx = db.transaction().await?;
     site.still_active(&tx).await?;
-    keep(site, tx, peer, outbound, (&body, 0)).await
+    keep(site, tx, peer, outbound, (body, 0)).await
 }
 
 /// Gives a batch its number and commits.
@@ -202,7 +202,7 @@ async fn keep(
     tx: Transaction<'_>,
     peer: Neighbour,
     outbound: &muster_link::Outbound,
-    (body, items): (&pb::BatchBody, usize),
+    (body, items): (pb::BatchBody, usize),
 ) -> Result<Option<Made>, Error> {
     let mut next = outbound.clone();
     let packed = link::pack(body).map_err(|_| Error::Internal("a batch cannot be compressed"))?;
