@@ -14,7 +14,7 @@ use muster_testkit::eventually;
 use prost::Message;
 use uuid::Uuid;
 
-use crate::pair::{Pair, deployment, enforcement, key, start, stop};
+use crate::pair::{Pair, deployment, enforcement, key, restart, start, stop};
 use crate::site::Client;
 
 use Detection::{Installed, NotRequired, Required, Unknown};
@@ -111,11 +111,12 @@ async fn what_changes_while_the_parent_is_away_comes_together() {
     let client = pair.child.enrol("host-1").await;
     pair.child.report(&[client.full(1, &[(1, Required)])]).await;
     eventually(async || pair.child.contiguous(&client).await == 1).await;
+    // Nothing is compared meanwhile.
+    pair.child.config.links.cycle = Duration::from_secs(60);
+    restart(&mut pair.child).await;
     pair.settled("before").await;
     stop(&mut pair.parent).await;
     stop(&mut pair.child).await;
-    // Nothing is compared meanwhile.
-    pair.child.config.links.cycle = Duration::from_secs(60);
     start(&mut pair.child).await;
     for serial in 2..=4 {
         let states = [(1, if serial == 3 { Required } else { Installed })];
