@@ -119,7 +119,10 @@ async fn a_child_one_version_apart_is_understood_and_further_apart_refused_until
     // Its next batch is acknowledged: at the latest when it says again how it is, within a minute.
     let started = std::time::Instant::now();
     while shown(&pair.parent).await.health() != LinkHealth::Healthy {
-        assert!(started.elapsed() < Duration::from_secs(100), "it stays refused");
+        assert!(
+            started.elapsed() < Duration::from_secs(100),
+            "it stays refused"
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

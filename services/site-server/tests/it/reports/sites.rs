@@ -173,7 +173,7 @@ async fn said(site: &Site, sql: &str) -> Vec<Said> {
         .collect()
 }
 
-fn hosts<'a>(said: &'a [Said], state: Option<i32>, error: Option<i32>) -> Vec<&'a str> {
+fn hosts(said: &[Said], state: Option<i32>, error: Option<i32>) -> Vec<&str> {
     said.iter()
         .filter(|it| state.is_none_or(|state| it.2 == state))
         .filter(|it| error.is_none_or(|error| it.3 == error))
