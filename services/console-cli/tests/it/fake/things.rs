@@ -25,7 +25,7 @@ fn site() -> Site {
         version: "0.0.0".to_owned(),
         queued_messages: 1_200,
         quarantined: 3,
-        certificate_ends_at: ago(-86_400 * 90),
+        certificate_ends_at: ago(-86_400 * 90 - 3_600),
         links: vec![LinkStatus {
             peer_site_code: "CEN".to_owned(),
             health: LinkHealth::Degraded.into(),
