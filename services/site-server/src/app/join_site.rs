@@ -204,7 +204,11 @@ async fn authorities(site: &Site) -> Result<String, Error> {
 /// Makes the user of a child again, for a broker that has lost everything. Without the broker's
 /// management interface somebody else has to.
 pub(crate) async fn make_user_again(site: &Site, child: SiteCode) -> Result<(), Error> {
-    let hash = crate::store::links::password_hash(&site.db().await?, child).await?;
+    let mut db = site.db().await?;
+    let tx = db.transaction().await?;
+    // A site that joins again gets a new password: nobody may put the old one back.
+    sites::known(&tx).await?;
+    let hash = crate::store::links::password_hash(&tx, child).await?;
     match hash {
         Some(hash) if site.config.rabbitmq.management.is_some() => {
             make_user(site, child, &hash).await
