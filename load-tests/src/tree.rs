@@ -1,5 +1,5 @@
 //! Sites one below the other, each with servers of its own: what benchmarks of a hierarchy stand
-//! on. Clients are those of the lowest site, enrolled as in [`ground`](crate::ground).
+//! on. Clients are those of the lowest site, enrolled as in [`crate::ground`].
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
