@@ -303,6 +303,19 @@ impl Ground {
         }
     }
 
+    /// Has the database write what it holds in memory. The files of its log that this frees are
+    /// written again afterwards, as on any server that has run for a while: a new one is filled with
+    /// zeros first, and every commit waits for that.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.site_ref()
+            .postgres
+            .psql("postgres", "CHECKPOINT", &[])?;
+        Ok(())
+    }
+
     /// Bytes of WAL written so far.
     ///
     /// # Errors

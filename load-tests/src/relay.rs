@@ -142,7 +142,8 @@ impl Relay {
 
 /// Whether the sender keeps its reports and comes again. A call that was cut off ends as
 /// `UNKNOWN` or `CANCELLED`: what became of its reports is not known, and again is harmless.
-fn comes_again(code: Code) -> bool {
+#[must_use]
+pub fn comes_again(code: Code) -> bool {
     matches!(
         code,
         Code::Unavailable

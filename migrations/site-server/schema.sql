@@ -487,6 +487,7 @@ CREATE TABLE report_stream_rows (
     FOREIGN KEY (client_no) REFERENCES clients(client_no)
 );
 CREATE INDEX report_stream_rows_by_ask_at ON report_stream_rows USING btree (ask_at) WHERE (ask_at IS NOT NULL);
+CREATE INDEX report_stream_rows_open ON report_stream_rows USING btree (client_no) WHERE ((gap_since IS NOT NULL) OR wants_full);
 
 CREATE TABLE restart_states (
     client_no integer NOT NULL,

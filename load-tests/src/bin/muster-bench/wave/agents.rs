@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use load_tests::fleet::{Member, Random};
-use load_tests::relay::Relay;
+use load_tests::relay::{Relay, comes_again};
 use muster_domain::states::{DeploymentCompliance, DeploymentEnforcement, UpdateEnforcement};
 use muster_proto::state as pb;
 use muster_runtime::Backoff;
@@ -348,7 +348,6 @@ impl Wave {
         answer: Result<(), Status>,
         played: &mut Played,
     ) -> Result<()> {
-        use tonic::Code::{DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
         match answer {
             Ok(()) => {
                 for (at, serial) in sent {
@@ -362,12 +361,7 @@ impl Wave {
                     }
                 }
             }
-            Err(status)
-                if matches!(
-                    status.code(),
-                    ResourceExhausted | Unavailable | DeadlineExceeded | Unknown
-                ) =>
-            {
+            Err(status) if comes_again(status.code()) => {
                 played.put_off += 1;
                 for (at, _) in sent {
                     let pause = self.agents[at].backoff.after(&status);

@@ -79,13 +79,13 @@ pub(crate) async fn run(size: Size, place: &Place) -> Result<()> {
     let mut figures = Figures::new("enforcement_wave", size.case);
     let mut run = Run::new(size, place).await?;
     let capacity = match size.capacity {
-        Some(given) => {
-            // Rows are there and files warm, as after a search.
-            run.at(given / 2.0, run.times.search, 0).await?;
-            given
-        }
+        Some(given) => given,
         None => run.capacity(&figures).await?,
     };
+    // Rows are there, files warm, and pages written since the checkpoint, as they are mostly.
+    run.at(capacity / 2.0, run.times.search, 0).await?;
+    run.ground.checkpoint()?;
+    run.at(capacity / 2.0, run.times.search, 0).await?;
     run.half_load(capacity, size.pairs, &mut figures).await?;
     run.deadline(capacity, &figures).await?;
     run.overload(capacity, &mut figures).await?;
@@ -266,14 +266,15 @@ impl Run {
             at_once: 0,
         };
         let before = self.recorded().await?;
-        let put_off = self.relay.outcomes().put_off;
+        let outcomes = self.relay.outcomes();
         let used = self.ground.usage();
         let (depths, stop) = self.depths()?;
         let begin = Instant::now();
         let played = self.wave.run(schedule).await?;
         let took = begin.elapsed().as_secs_f64();
         let recorded = self.recorded().await? - before;
-        let put_off = self.relay.outcomes().put_off - put_off;
+        let put_off = self.relay.outcomes().put_off - outcomes.put_off;
+        let away = self.relay.outcomes().away - outcomes.away;
         for (part, seconds) in (self.ground.usage() - used).parts() {
             figures.plain(&format!("processors_in_overload_{part}"), seconds / took);
         }
@@ -289,6 +290,7 @@ impl Run {
             0.9,
         );
         figures.at_least("overload_calls_put_off", count(put_off), 1.0, 1.0);
+        figures.plain("overload_calls_without_an_answer", count(away));
         let recovery = Instant::now();
         self.settle().await?;
         figures.plain(

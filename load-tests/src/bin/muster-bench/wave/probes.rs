@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::agents::Said;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(4);
+const LOOK: Duration = Duration::from_millis(2);
 /// A report that is not visible after this long is lost.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// The enforcement states that probes go through, round and round: no two the same in turn.
