@@ -27,22 +27,6 @@ fn settings() -> [Setting; 1] {
     [Setting::new(Service::SiteServer, "links.cycle", "500ms")]
 }
 
-/// Clients that report until they are told to end.
-fn clients(forest: &mut Forest, code: &str, count: u32, seed: u64) -> Result<Load> {
-    let (count, seed) = (count.to_string(), seed.to_string());
-    let manner = [
-        "--clients",
-        &count,
-        "--rate",
-        "20",
-        "--states",
-        "9",
-        "--seed",
-        &seed,
-    ];
-    forest.load(code, &[&manner[..], &["--answer-resync"]].concat())
-}
-
 /// The larger form, by `cargo xtask faults`.
 fn is_large() -> bool {
     std::env::var_os("MUSTER_LARGE").is_some()
@@ -55,8 +39,8 @@ fn a_site_that_is_cut_off_goes_on_working_and_catches_up() -> Result<()> {
     let mut forest = Forest::set("partitions", Tree::chain(&["CEN", "P01"]), &settings())?;
     forest.put_between("P01")?;
     let mut loads = vec![
-        clients(&mut forest, "P01", 60, seed)?,
-        clients(&mut forest, "CEN", 20, seed + 1)?,
+        forest.steady("P01", 60, seed, &[])?,
+        forest.steady("CEN", 20, seed + 1, &[])?,
     ];
     for load in &mut loads {
         load.await_acknowledged(100)?;
@@ -256,9 +240,9 @@ fn sites_that_catch_up_together_do_not_hold_up_one_that_is_live() -> Result<()> 
     let mut waiting = Vec::new();
     for (at, code) in cut.iter().enumerate() {
         forest.put_between(code)?;
-        waiting.push(clients(&mut forest, code, many, seed + at as u64)?);
+        waiting.push(forest.steady(code, many, seed + at as u64, &[])?);
     }
-    let mut live = vec![clients(&mut forest, "P09", 40, seed + 9)?];
+    let mut live = vec![forest.steady("P09", 40, seed + 9, &[])?];
     for load in waiting.iter_mut().chain(&mut live) {
         load.await_acknowledged(100)?;
     }

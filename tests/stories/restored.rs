@@ -22,8 +22,8 @@ fn what_a_broker_or_a_database_has_lost_comes_back_from_the_others() -> Result<(
     let settings = [Setting::new(Service::SiteServer, "links.cycle", "1s")];
     let mut forest = Forest::set("restored", Tree::chain(&["CEN", "P01"]), &settings)?;
     let mut loads = vec![
-        clients(&mut forest, "P01", 60, seed)?,
-        clients(&mut forest, "CEN", 20, seed + 1)?,
+        forest.steady("P01", 60, seed, &["--poll", "2"])?,
+        forest.steady("CEN", 20, seed + 1, &["--poll", "2"])?,
     ];
     go_on(&mut loads)?;
     forest.catch_up("CEN", &mut loads, PATIENCE)?;
@@ -43,23 +43,6 @@ fn what_a_broker_or_a_database_has_lost_comes_back_from_the_others() -> Result<(
         begin.elapsed().as_secs()
     ));
     forest.end()
-}
-
-/// Clients that report until they are told to end.
-fn clients(forest: &mut Forest, code: &str, count: u32, seed: u64) -> Result<Load> {
-    let (count, seed) = (count.to_string(), seed.to_string());
-    let manner = [
-        "--clients",
-        &count,
-        "--rate",
-        "20",
-        "--states",
-        "9",
-        "--seed",
-        &seed,
-    ];
-    let answers = ["--answer-resync", "--poll", "2"];
-    forest.load(code, &[&manner[..], &answers].concat())
 }
 
 /// Waits until everybody has reported some more.

@@ -285,6 +285,20 @@ impl Forest {
         Load::start(site, &folder, "load", &name, manner, &folder)
     }
 
+    /// Starts clients of a site that report 20 times a second together, until they are told to end,
+    /// and answer when everything is asked of them.
+    ///
+    /// # Errors
+    /// As [`Forest::load`].
+    pub fn steady(&mut self, code: &str, count: u32, seed: u64, more: &[&str]) -> Result<Load> {
+        let numbers = [("--clients", u64::from(count)), ("--seed", seed)];
+        let numbers = numbers.map(|(name, value)| [name.to_owned(), value.to_string()]);
+        let mut manner: Vec<&str> = numbers.iter().flatten().map(String::as_str).collect();
+        manner.extend(["--rate", "20", "--states", "9", "--answer-resync"]);
+        manner.extend(more);
+        self.load(code, &manner)
+    }
+
     /// Waits until a site has what these loads got acknowledged up to now; they may go on.
     ///
     /// # Errors

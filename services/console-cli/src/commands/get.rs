@@ -36,14 +36,8 @@ pub(crate) enum GetCommand {
         /// Only members of this collection
         #[arg(long)]
         collection: Option<String>,
-        /// Only clients of this site and of those below it
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         #[command(flatten)]
         limit: Limit,
     },
@@ -105,6 +99,19 @@ pub(crate) struct Limit {
     /// At most so many; 0 is all
     #[arg(long, default_value_t = 0)]
     limit: u32,
+}
+
+/// Whose clients.
+#[derive(Debug, Args)]
+pub(crate) struct OfSite {
+    /// Only clients of this site and of those below it; by default of all
+    #[arg(
+        long = "site",
+        value_name = "CODE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) site_code: String,
 }
 
 /// Which updates.
@@ -222,7 +229,7 @@ pub(crate) async fn run(
         GetCommand::Clients {
             name,
             collection,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let collection_id = match collection {

@@ -18,6 +18,7 @@ use muster_proto::report::{
 };
 use muster_proto::state::{DeploymentEnforcement, DeploymentEvaluation, UpdateSourceScan};
 
+use super::get::OfSite;
 use crate::client::{Site, pages};
 use crate::failure::Failure;
 use crate::output::Printer;
@@ -45,14 +46,8 @@ Example:
         #[arg(long, value_name = "ANSWER", requires = "update_list",
               value_parser = crate::cli::list_answer())]
         clients: Option<ListAnswer>,
-        /// Only clients of this site and of those below it; by default of all
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -71,14 +66,8 @@ Example:
         /// Instead of counts, the clients that say this of the update
         #[arg(long, value_name = "ANSWER", value_parser = crate::cli::update_answer())]
         clients: Option<UpdateAnswer>,
-        /// Only clients of this site and of those below it; by default of all
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -95,14 +84,8 @@ Example:
         /// Instead of counts, these clients
         #[arg(long, value_name = "WHICH", value_parser = crate::cli::coverage())]
         clients: Option<Coverage>,
-        /// Only clients of this site and of those below it; by default of all
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -121,14 +104,8 @@ Example:
         /// Also each update of each client (JSON always has them)
         #[arg(long)]
         updates: bool,
-        /// Only clients of this site and of those below it; by default of all
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -144,14 +121,8 @@ Example:
         /// Only clients in this state
         #[arg(long, value_parser = crate::cli::evaluation())]
         state: Option<DeploymentEvaluation>,
-        /// Only clients of this site and of those below it; by default of all
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -171,14 +142,8 @@ Example:
         /// Instead of counts, the clients with this error
         #[arg(long, value_name = "NUMBER")]
         error: Option<i32>,
-        /// Only clients of this site and of those below it; by default of all
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -202,14 +167,8 @@ Example:
         /// Instead of counts, the clients with this error
         #[arg(long, value_name = "ERROR", conflicts_with = "by")]
         clients: Option<i32>,
-        /// Only clients of this site and of those below it; by default of all
-        #[arg(
-            long = "site",
-            value_name = "CODE",
-            default_value = "",
-            hide_default_value = true
-        )]
-        site_code: String,
+        #[command(flatten)]
+        of: OfSite,
         /// At most so many clients; 0 is all
         #[arg(long, default_value_t = 0)]
         limit: u32,
@@ -262,7 +221,7 @@ pub(crate) async fn run(
             collection,
             sort,
             clients,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let (update_list, collection) = (
@@ -293,7 +252,7 @@ pub(crate) async fn run(
             name,
             collection,
             clients,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let collection = collection.unwrap_or_default();
@@ -321,7 +280,7 @@ pub(crate) async fn run(
         ReportCommand::Coverage {
             collection,
             clients,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let collection = collection.unwrap_or_default();
@@ -340,7 +299,7 @@ pub(crate) async fn run(
             deployment,
             state,
             updates,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let mut whole = GetEnforcementResponse::default();
@@ -368,7 +327,7 @@ pub(crate) async fn run(
         ReportCommand::Evaluation {
             deployment,
             state,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let mut whole = GetEvaluationResponse::default();
@@ -391,7 +350,7 @@ pub(crate) async fn run(
             collection,
             state,
             error,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let collection = collection.unwrap_or_default();
@@ -427,7 +386,7 @@ pub(crate) async fn run(
             update,
             by,
             clients,
-            site_code,
+            of: OfSite { site_code },
             limit,
         } => {
             let (deployment, update_no) =
