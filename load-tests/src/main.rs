@@ -51,7 +51,11 @@ fn main() -> ExitCode {
             let guard = muster_runtime::telemetry::start("load-tests", &telemetry)?;
             let result = match arguments.command {
                 Command::Clients(arguments) => clients::run(arguments).await,
-                Command::Scenario(arguments) => scenario::run(arguments).await,
+                Command::Scenario(arguments) => tokio::select! {
+                    result = scenario::run(arguments) => result,
+                    // The servers that run for it are stopped with it.
+                    () = muster_runtime::shutdown_signal() => Err(anyhow::anyhow!("stopped")),
+                },
             };
             guard.stop().await;
             result

@@ -85,15 +85,24 @@ fn main() -> Result<()> {
         pairs: args.pairs.unwrap_or(if args.full { 5 } else { 3 }),
         capacity: args.capacity,
     };
-    let runtime = tokio::runtime::Runtime::new()?;
-    let place = &args.place;
-    match args.name.as_str() {
-        "calibrate" => runtime.block_on(calibrate::run(size, place)),
-        "rollout_storm" => runtime.block_on(rollout::run(size, place)),
-        "patch_tuesday_delta" => runtime.block_on(patch_tuesday::run(size, place)),
-        "enforcement_wave" => runtime.block_on(wave::run(size, place)),
-        "hierarchy_fan_in" => runtime.block_on(fan_in::run(size, place)),
-        "report_queries" => runtime.block_on(queries::run(size, place)),
+    let bench = run(&args.name, size, &args.place);
+    tokio::runtime::Runtime::new()?.block_on(async {
+        tokio::select! {
+            result = bench => result,
+            // The servers that run for it are stopped with it.
+            () = muster_runtime::shutdown_signal() => bail!("stopped"),
+        }
+    })
+}
+
+async fn run(name: &str, size: Size, place: &Place) -> Result<()> {
+    match name {
+        "calibrate" => calibrate::run(size, place).await,
+        "rollout_storm" => rollout::run(size, place).await,
+        "patch_tuesday_delta" => patch_tuesday::run(size, place).await,
+        "enforcement_wave" => wave::run(size, place).await,
+        "hierarchy_fan_in" => fan_in::run(size, place).await,
+        "report_queries" => queries::run(size, place).await,
         other => bail!(
             "there is no benchmark {other:?}: calibrate, rollout_storm, patch_tuesday_delta, \
              enforcement_wave, hierarchy_fan_in, report_queries"
