@@ -144,6 +144,37 @@ async fn what_changes_while_the_parent_is_away_comes_together() {
 }
 
 #[tokio::test]
+async fn changes_that_follow_each_other_share_a_batch() {
+    let mut pair = Pair::start().await;
+    let client = pair.child.enrol("host-1").await;
+    pair.child.report(&[client.full(1, &[(1, Required)])]).await;
+    eventually(async || pair.child.contiguous(&client).await == 1).await;
+    // Nothing is compared meanwhile.
+    pair.child.config.links.cycle = Duration::from_secs(60);
+    restart(&mut pair.child).await;
+    pair.settled("before").await;
+    let seq = "SELECT in_seq FROM links";
+    let before = pair.parent.count(seq).await;
+    let begin = std::time::Instant::now();
+    for serial in 2..=60 {
+        let states = [(1, if serial % 2 == 0 { Installed } else { Required })];
+        pair.child
+            .report(&[client.delta(serial, serial, &states)])
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    eventually(async || pair.child.contiguous(&client).await == 60).await;
+    pair.settled("after").await;
+    let batches = pair.parent.count(seq).await - before;
+    // One a second, and those at the ends.
+    let most = 3 + i64::try_from(begin.elapsed().as_secs()).unwrap();
+    assert!(
+        (1..=most).contains(&batches),
+        "{batches} batches, {most} at most"
+    );
+}
+
+#[tokio::test]
 async fn random_histories_with_restarts_and_lost_connections_end_alike() {
     let (seed, mut random) = Random::new();
     let mut pair = Pair::start().await;

@@ -25,10 +25,12 @@ const MAX_OBJECTS: usize = 500;
 /// Packages of updates that clients need, in one batch at most.
 const MAX_NEEDS: i64 = 5_000;
 /// Clients in one batch at most, and those of whom everything is said.
-const MAX_CLIENTS: usize = 2_000;
-const MAX_FULL: usize = 500;
+const MAX_CLIENTS: usize = 4_000;
+const MAX_FULL: usize = 3_000;
+/// So many changed clients wait for no more: the largest batch that is recorded here fits in beside them.
+const ENOUGH: usize = 2_000;
 /// A batch of this length takes no further client, in bytes before compression.
-const MAX_BYTES: usize = 1024 * 1024;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Marks that one mark takes the place of, when the parent does not listen.
 const MAX_MARKS: usize = 4_096;
 
@@ -140,6 +142,13 @@ pub(super) struct Made {
     pub(super) message: Bytes,
     /// Keys in it.
     pub(super) items: usize,
+    /// It has clients only, and all that had changed.
+    pub(super) is_all: bool,
+}
+
+/// Whether a batch is worth its transactions without waiting for more.
+pub(super) fn is_enough(site: &Site, peer: Neighbour, in_hand: &InHand) -> bool {
+    peer.is_parent && (!in_hand.0.is_empty() || clients::size(site).0 >= ENOUGH)
 }
 
 /// Makes the next batch for a neighbour; `None` when nothing is dirty. The outbound end that comes
@@ -168,13 +177,15 @@ pub(super) async fn number(
         (Taken::Nothing, 0)
     };
     body.listings = digests::listings(&tx, peer).await?;
+    let is_all = items == 0 && body.listings.is_empty();
     items += body.clients.len().max(body.reports.len() + rows) + body.listings.len();
     if items == 0 && matches!(taken, Taken::Nothing) {
         return Ok(None);
     }
-    let made = keep(site, tx, peer, outbound, (body, items)).await?;
-    if made.is_some() {
+    let mut made = keep(site, tx, peer, outbound, (body, items)).await?;
+    if let Some(made) = &mut made {
         taken.done(in_hand);
+        made.is_all = is_all && in_hand.0.is_empty();
     }
     Ok(made)
 }
@@ -237,6 +248,7 @@ async fn keep(
         outbound: next,
         message,
         items,
+        is_all: false,
     }))
 }
 

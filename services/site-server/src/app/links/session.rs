@@ -25,8 +25,11 @@ use crate::domain::link_quota::Quota;
 use crate::domain::report::Refused;
 use crate::store::links;
 
-/// Between two batches at least: what changes meanwhile goes together.
+/// From the first change to its batch: what changes meanwhile goes together.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Between two batches of clients: a batch costs a transaction at either end, whatever is in it. Who changes
+/// alone does not wait for this, and a batch that is large enough goes at once.
+const GATHER: Duration = Duration::from_secs(1);
 /// After something failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Refusals that end when everything is said again: the peer lost who clients are.
@@ -560,8 +563,10 @@ impl Session {
     }
 
     fn number_soon(&mut self) {
-        let at = Instant::now() + PAUSE;
-        self.number_at = Some(self.number_at.unwrap_or(at));
+        let now = Instant::now();
+        let at = self.number_at.unwrap_or(now + PAUSE);
+        let waits = !number::is_enough(&self.site, self.peer, &self.in_hand);
+        self.number_at = Some(if waits { at } else { at.min(now) });
     }
 
     /// Puts what is dirty into batches, as long as there is room.
@@ -584,8 +589,10 @@ impl Session {
             };
             self.under_way.insert(seq, batch);
             self.publish(made.message).await;
-            // Others want their turn; what is left follows at once.
-            self.number_at = Some(Instant::now());
+            // Others want their turn; what is left follows at once, and what comes now gathers.
+            let gathers = made.is_all && !number::is_enough(&site, peer, &self.in_hand);
+            let wait = if gathers { GATHER } else { Duration::ZERO };
+            self.number_at = Some(Instant::now() + wait);
         } else if self.outbound.has_room() {
             self.waiting = links::Waiting::default();
         }
