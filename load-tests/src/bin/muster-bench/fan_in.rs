@@ -29,6 +29,8 @@ const STEADY_CLIENTS: f64 = 20_000.0;
 const CYCLE: f64 = 900.0;
 /// How often it is looked what the central site knows.
 const LOOK: Duration = Duration::from_millis(10);
+/// How long it is looked what sites use that have nothing to do.
+const IDLE: Duration = Duration::from_secs(10);
 /// A state as a row: what a site would have to send of each state to say the same, and what COPY in
 /// its binary form makes of it: client_id uuid, update_no int4, state int2, epoch int4, serial
 /// int8, reported_at timestamptz; four bytes of length before each, two bytes before all.
@@ -42,8 +44,9 @@ struct Cost {
     states: usize,
     /// The central site first.
     sites: Vec<Usage>,
-    /// Bytes of the messages between the lowest site and its parent, both ways.
+    /// Bytes of the messages between the lowest site and its parent, both ways, and batches.
     link: f64,
+    batches: f64,
     took: Duration,
 }
 
@@ -51,6 +54,7 @@ impl Cost {
     fn add(&mut self, more: Self) {
         self.states += more.states;
         self.link += more.link;
+        self.batches += more.batches;
         self.took += more.took;
         self.sites.resize(more.sites.len(), Usage::default());
         for (sum, more) in self.sites.iter_mut().zip(more.sites) {
@@ -78,6 +82,9 @@ impl Cost {
         }
         let states = format!("{load}_states_per_second_to_the_central_site");
         figures.plain(&states, rate(self.states, self.took));
+        #[allow(clippy::cast_precision_loss)]
+        let in_a_batch = self.states as f64 / self.batches;
+        figures.plain(&format!("{load}_states_per_batch_of_the_link"), in_a_batch);
     }
 }
 
@@ -122,6 +129,7 @@ pub(crate) async fn run(size: Size, place: &Place) -> Result<()> {
         let small = gzip(&two.rows)?;
         figures.beside("rows_of_a_wave_with_gzip", small, rows);
     }
+    run.idle(&mut figures).await;
     run.steady(size, &mut figures).await?;
     run.catch_up(&mut figures).await?;
     run.compare(&mut figures).await?;
@@ -188,7 +196,7 @@ impl Run {
 
     /// Sends reports and waits until the central site has what they say.
     async fn climb(&mut self, reports: &[Sent], states: usize, recorded: u64) -> Result<Cost> {
-        let bytes = self.on_the_link()?;
+        let (bytes, batches) = (self.on_the_link()?, self.batches()?);
         let (begin, used) = (Instant::now(), self.tree.usage());
         self.relay.send(reports, 1, UNDER_WAY).await?;
         self.reports += recorded;
@@ -200,6 +208,7 @@ impl Run {
             states,
             sites: now.zip(used).map(|(now, then)| now - then).collect(),
             link: self.on_the_link()? - bytes,
+            batches: self.batches()? - batches,
             took,
         })
     }
@@ -207,6 +216,23 @@ impl Run {
     fn on_the_link(&self) -> Result<f64> {
         let lowest = self.tree.levels() - 1;
         Ok(self.tree.metrics(lowest)?.sum("muster_link_bytes_total{"))
+    }
+
+    fn batches(&self) -> Result<f64> {
+        let lowest = self.tree.levels() - 1;
+        Ok(self.tree.metrics(lowest)?.sum("muster_link_batches_total{"))
+    }
+
+    /// What sites use while nobody says anything: a part of every other figure, the larger the
+    /// longer that took.
+    async fn idle(&self, figures: &mut Figures) {
+        let (begin, used) = (Instant::now(), self.tree.usage());
+        tokio::time::sleep(IDLE).await;
+        let seconds = begin.elapsed().as_secs_f64();
+        for (level, (now, then)) in self.tree.usage().into_iter().zip(used).enumerate() {
+            let metric = format!("idle_processors_level_{level}");
+            figures.plain(&metric, (now - then).sum() / seconds);
+        }
     }
 
     /// As many reports a second as 20,000 clients send in a cycle of 15 minutes, and how late the
