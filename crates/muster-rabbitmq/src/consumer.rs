@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -44,6 +45,30 @@ impl Default for Batch {
 /// How often the state of the connection is looked at while nothing arrives.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Makes what a consumer needs at the broker, as far as it is missing.
+pub type Declare = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+
+/// As [`consume`], and the queue is made again when it is gone, as after a broker lost everything:
+/// `declare` is called before each further connection.
+///
+/// # Errors
+/// As [`consume`].
+pub async fn consume_declared<F, Fut, E>(
+    config: &Config,
+    queue: &str,
+    batch: Batch,
+    tasks: &Tasks,
+    declare: Declare,
+    handler: F,
+) -> Result<(), Error>
+where
+    F: Fn(Vec<Delivery>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), E>> + Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
+    start(config, queue, batch, tasks, Some(declare), handler).await
+}
+
 /// Consumes a queue until `tasks` stop; the batch in hand is finished first.
 ///
 /// When the handler returns `Ok`, its batch is durable and is acknowledged as a whole. When it
@@ -67,6 +92,22 @@ where
     Fut: Future<Output = Result<(), E>> + Send + 'static,
     E: std::fmt::Display + Send + 'static,
 {
+    start(config, queue, batch, tasks, None, handler).await
+}
+
+async fn start<F, Fut, E>(
+    config: &Config,
+    queue: &str,
+    batch: Batch,
+    tasks: &Tasks,
+    declare: Option<Declare>,
+    handler: F,
+) -> Result<(), Error>
+where
+    F: Fn(Vec<Delivery>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), E>> + Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
     let worker = Worker {
         config: config.clone(),
         queue: queue.into(),
@@ -75,6 +116,7 @@ where
             max: batch.max.clamp(1, usize::from(config.prefetch)),
             ..batch
         },
+        declare,
         handler,
         token: tasks.token(),
         backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
@@ -120,6 +162,7 @@ struct Worker<F> {
     config: Config,
     queue: Arc<str>,
     batch: Batch,
+    declare: Option<Declare>,
     handler: F,
     token: CancellationToken,
     backoff: Backoff,
@@ -153,7 +196,7 @@ where
                     () = self.token.cancelled() => return,
                     () = connecting.wait() => {}
                 }
-                match Link::open(&self.config, &self.queue).await {
+                match self.open_again().await {
                     Ok(opened) => break opened,
                     Err(error) => tracing::warn!(
                         queue = %self.queue,
@@ -167,6 +210,13 @@ where
             metrics::counter!("muster_amqp_reconnects_total", "role" => "consumer").increment(1);
             tracing::info!(queue = %self.queue, "consumer connected to the broker again");
         }
+    }
+
+    async fn open_again(&self) -> Result<Link, Error> {
+        if let Some(declare) = &self.declare {
+            declare().await?;
+        }
+        Link::open(&self.config, &self.queue).await
     }
 
     async fn serve(&mut self, link: &mut Link, generation: u64) -> End {

@@ -19,7 +19,7 @@ pub mod topology;
 
 pub use config::{Config, ManagementConfig, Pem, Secrets};
 pub use connection::open;
-pub use consumer::{Batch, consume};
+pub use consumer::{Batch, Declare, consume, consume_declared};
 pub use error::Error;
 pub use management::{Management, User, password_hash};
 pub use message::{Delivery, Headers};

@@ -12,7 +12,8 @@ use muster_local::packages::{self, Install};
 use muster_local::rabbit::{Listener, Management, User};
 use muster_local::{Interrupt, Rabbit, State};
 use muster_rabbitmq::{
-    Batch, Config, Error, Headers, MAX_BODY, Monitor, Publisher, consume, topology,
+    Batch, Config, Declare, Error, Headers, MAX_BODY, Monitor, Publisher, consume,
+    consume_declared, topology,
 };
 use muster_runtime::Role;
 use muster_runtime::Tasks;
@@ -102,6 +103,7 @@ async fn the_broker_keeps_what_it_confirmed_and_gives_it_to_who_may_have_it() {
     what_cannot_be_kept_is_not_confirmed(&world).await;
     the_exchange_leads_to_the_shard(&world).await;
     a_failed_batch_comes_again(&world).await;
+    a_queue_that_is_gone_is_made_again(&world).await;
     nothing_that_was_confirmed_is_lost_when_the_broker_is_killed(&mut world).await;
 }
 
@@ -279,6 +281,38 @@ async fn a_failed_batch_comes_again(world: &World) {
     .unwrap();
     eventually("the handler succeeds", async || done.load(Ordering::SeqCst)).await;
     assert_eq!(attempts.load(Ordering::SeqCst), 3);
+    assert!(tasks.stop(PATIENCE).await.is_empty());
+}
+
+async fn a_queue_that_is_gone_is_made_again(world: &World) {
+    let tasks = Tasks::new();
+    let at = world.config("site");
+    let declare: Declare = Arc::new(move || {
+        let config = at.clone();
+        Box::pin(async move { topology::declare_states(&config, "P01", 2).await })
+    });
+    let seen = Arc::new(AtomicUsize::new(0));
+    let sink = Arc::clone(&seen);
+    let handler = move |batch: Vec<_>| {
+        sink.fetch_add(batch.len(), Ordering::SeqCst);
+        async { Ok::<(), Error>(()) }
+    };
+    let (config, queue) = (world.config("site"), "site.P01.state.1");
+    let batch = Batch::default();
+    consume_declared(&config, queue, batch, &tasks, declare, handler)
+        .await
+        .unwrap();
+    let words = ["delete_queue", "--vhost", VHOST, queue];
+    let words = words.map(std::ffi::OsStr::new);
+    tokio::task::block_in_place(|| world.rabbit.ctl(&words)).unwrap();
+    let publisher = Publisher::start(&world.config("mp"), &tasks).await.unwrap();
+    eventually("a message arrives again", async || {
+        let body = Bytes::from_static(b"again");
+        // Until it is there, nobody would have it.
+        let _ = publisher.publish(queue, body, Headers::default()).await;
+        seen.load(Ordering::SeqCst) > 0
+    })
+    .await;
     assert!(tasks.stop(PATIENCE).await.is_empty());
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use muster_domain::SiteCode;
-use muster_rabbitmq::{Batch, Config, Delivery, Pem, Publisher, Secrets, topology};
+use muster_rabbitmq::{
+    Batch, Config, Declare, Delivery, Pem, Publisher, Secrets, consume, consume_declared, topology,
+};
 use muster_runtime::status::chain;
 use muster_runtime::{Backoff, Tasks};
 use tokio::sync::{mpsc, oneshot};
@@ -113,12 +115,7 @@ async fn connect(site: &Arc<Site>, peer: Neighbour, tasks: &Tasks) -> Result<(),
         (parent_broker(site, peer.code).await?, up, down)
     } else {
         let (up, down) = names(own, peer.code);
-        topology::declare_link(&site.config.rabbitmq, own.as_str(), peer.code.as_str()).await?;
-        // It is there, but for a broker that has lost everything.
-        if let Err(error) = join_site::make_user_again(site, peer.code).await {
-            let error = chain(&error);
-            tracing::warn!(peer.code = %peer.code, error, "cannot see to the child's broker user");
-        }
+        declare(site, peer.code).await?;
         let config = Config {
             prefetch: MESSAGES * 2,
             ..site.config.rabbitmq.clone()
@@ -132,7 +129,16 @@ async fn connect(site: &Arc<Site>, peer: Neighbour, tasks: &Tasks) -> Result<(),
         ..Batch::default()
     };
     // First what can fail: the session begins with somebody who listens.
-    muster_rabbitmq::consume(&config, &queue, batch, tasks, handler).await?;
+    if peer.is_parent {
+        consume(&config, &queue, batch, tasks, handler).await?;
+    } else {
+        let site = Arc::clone(site);
+        let again: Declare = Arc::new(move || {
+            let site = Arc::clone(&site);
+            Box::pin(async move { declare(&site, peer.code).await })
+        });
+        consume_declared(&config, &queue, batch, tasks, again, handler).await?;
+    }
     let way = Way {
         publisher: Publisher::start_disconnected(&config, tasks)?,
         exchange,
@@ -142,6 +148,18 @@ async fn connect(site: &Arc<Site>, peer: Neighbour, tasks: &Tasks) -> Result<(),
         "link-session",
         session::run(Arc::clone(site), peer, way, inbox, stop),
     );
+    Ok(())
+}
+
+/// Makes what a link to a child needs at our broker. It is there, but at the first time and for a
+/// broker that has lost everything.
+async fn declare(site: &Site, child: SiteCode) -> Result<(), muster_rabbitmq::Error> {
+    let own = site.config.site_code;
+    topology::declare_link(&site.config.rabbitmq, own.as_str(), child.as_str()).await?;
+    if let Err(error) = join_site::make_user_again(site, child).await {
+        let error = chain(&error);
+        tracing::warn!(peer.code = %child, error, "cannot see to the child's broker user");
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_rabbitmq::{Batch, Delivery, topology};
+use muster_rabbitmq::{Batch, Declare, Delivery, consume_declared, topology};
 use muster_runtime::admin::Readiness;
 use muster_runtime::status::{HasKind, chain};
 use muster_runtime::{Backoff, Tasks, faults, telemetry};
@@ -63,10 +63,16 @@ async fn begin(
     let config = &site.config.rabbitmq;
     let (code, shards) = (site.config.site_code, site.config.state_shards);
     topology::declare_states(config, code.as_str(), shards).await?;
+    let at = config.clone();
+    let declare: Declare = Arc::new(move || {
+        let config = at.clone();
+        Box::pin(async move { topology::declare_states(&config, code.as_str(), shards).await })
+    });
     while let Some(queue) = waiting.front() {
         let site = Arc::clone(site);
         let handler = move |batch| handle(Arc::clone(&site), batch);
-        muster_rabbitmq::consume(config, queue, Batch::default(), tasks, handler).await?;
+        let (batch, declare) = (Batch::default(), Arc::clone(&declare));
+        consume_declared(config, queue, batch, tasks, declare, handler).await?;
         waiting.pop_front();
     }
     Ok(())
