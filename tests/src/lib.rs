@@ -206,14 +206,14 @@ pub fn seed() -> Result<u64> {
     Ok(seed)
 }
 
-/// How often each failpoint is hit: 5 times, or MUSTER_FAULTS.
+/// How often each failpoint is hit: so many times, or MUSTER_FAULTS.
 ///
 /// # Errors
 /// MUSTER_FAULTS is not a number.
-pub fn repeats() -> Result<usize> {
+pub fn repeats(usual: usize) -> Result<usize> {
     match std::env::var("MUSTER_FAULTS") {
         Ok(text) => text.parse().context("MUSTER_FAULTS must be a number"),
-        Err(_) => Ok(5),
+        Err(_) => Ok(usual),
     }
 }
 

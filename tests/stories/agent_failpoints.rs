@@ -121,7 +121,7 @@ fn hits(ground: &Ground) -> Result<usize> {
 
 #[test]
 fn an_agent_may_end_at_any_failpoint() -> Result<()> {
-    let times = repeats()?;
+    let times = repeats(5)?;
     let mut ground = Ground::with("agent", &SERVERS)?;
     let mut client = Client::new(&mut ground, "one")?;
     let mut all = vec![];

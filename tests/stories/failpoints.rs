@@ -59,7 +59,7 @@ impl Stimuli {
 
 #[test]
 fn a_service_may_end_at_any_failpoint() -> Result<()> {
-    let (seed, times) = (seed()?, repeats()?);
+    let (seed, times) = (seed()?, repeats(5)?);
     let mut ground = Ground::set("failpoints")?;
     let points: Vec<&'static str> = POINTS
         .into_iter()

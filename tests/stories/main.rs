@@ -5,6 +5,8 @@ mod controls;
 mod failpoints;
 mod hierarchy;
 mod kill_nine;
+mod link_controls;
+mod link_failpoints;
 mod mangled;
 mod oracle;
 mod partitions;

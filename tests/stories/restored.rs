@@ -1,5 +1,6 @@
-//! A broker loses everything, a database goes back to a backup: what the sites around it and the
-//! clients still have is enough to bring the central site to where it was (reliability.md R-01 to R-03).
+//! A broker loses everything, a database goes back to a backup, the central site begins with nothing: what
+//! the sites around it and the clients still have is enough to bring it to where it was (reliability.md
+//! R-01 to R-03).
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,72 @@ fn what_a_broker_or_a_database_has_lost_comes_back_from_the_others() -> Result<(
         outcome.quiesced.as_secs_f64(),
         begin.elapsed().as_secs()
     ));
+    rebuild(&mut forest, loads, seed + 2)?;
     forest.end()
+}
+
+/// R-02 without a backup: the central site has its keys, and nothing else. Its own clients have to enrol
+/// again, so those of before are not there any more.
+fn rebuild(forest: &mut Forest, loads: Vec<Load>, seed: u64) -> Result<()> {
+    let (above, below) = ("CEN", "P01");
+    forest
+        .admin(above)?
+        .ask(&["create", "collection", "of all"])?;
+    forest
+        .admin(below)?
+        .ask(&["create", "collection", "of some"])?;
+    let (of_all, of_some) = ("CEN/of all".to_owned(), "P01/of some".to_owned());
+    for code in [above, below] {
+        until("both collections at both sites", || {
+            let held = forest.collections(code)?;
+            Ok(held.contains(&of_all) && held.contains(&of_some))
+        })?;
+    }
+    let mut loads: Vec<Load> = loads.into_iter().filter(|it| it.site == below).collect();
+    loads.push(forest.steady(below, 30, seed, &["--poll", "2"])?);
+    loads[1].await_acknowledged(SOME)?;
+    forest.catch_up(above, &mut loads[1..], PATIENCE)?;
+    let before = [
+        forest.link(above, below)?.epochs,
+        forest.link(below, above)?.epochs,
+    ];
+    let begin = Instant::now();
+    forest.begin_anew(above)?;
+    ensure!(
+        forest.snapshot(above)?.rows.is_empty(),
+        "it has not begun anew"
+    );
+    // Nobody below stops for that.
+    go_on(&mut loads[1..])?;
+    forest.join(below)?;
+    let joined = begin.elapsed();
+    let took = forest.catch_up(above, &mut loads[1..], PATIENCE)?;
+    forest.judge(&mut loads, PATIENCE)?;
+    let after = [
+        forest.link(above, below)?.epochs,
+        forest.link(below, above)?.epochs,
+    ];
+    say(&format!(
+        "R-02 from its children: {above} has everything {:.1} s after {below} joined it again, {:.1} s \
+         after it had lost everything; epochs (sending, receiving) of {above} and {below} were \
+         {before:?}, are {after:?}",
+        took.as_secs_f64(),
+        (joined + took).as_secs_f64(),
+    ));
+    let [(down, up_held), (up, down_held)] = after;
+    let [(down_before, _), (up_before, _)] = before;
+    ensure!(
+        down > down_before && up > up_before && (up, down) == (up_held, down_held),
+        "a direction went on as if nothing had been"
+    );
+    // What the site below owns came up again; what the central site owned is nobody's any more.
+    for code in [above, below] {
+        until("what each owner has, at both sites", || {
+            let held = forest.collections(code)?;
+            Ok(!held.contains(&of_all) && held.contains(&of_some))
+        })?;
+    }
+    Ok(())
 }
 
 /// Waits until everybody has reported some more.

@@ -54,6 +54,8 @@ pub enum Reason {
     Forked,
     /// The peer lacks something that it has acknowledged: somebody took it away there.
     TheyLack,
+    /// The peer understands more than it did: what it could not read, it did not keep.
+    TheyLearned,
 }
 
 impl Outbound {
@@ -152,6 +154,15 @@ impl Outbound {
             return Verdict::Nothing;
         }
         self.start_again(self.acked, Reason::TheyLack)
+    }
+
+    /// The peer understands more of what it is sent than it did. When nothing is numbered in this
+    /// epoch, everything is yet to come.
+    pub fn learned(&mut self) -> Verdict {
+        if self.next_seq() == 1 {
+            return Verdict::Nothing;
+        }
+        self.start_again(self.acked, Reason::TheyLearned)
     }
 
     fn judge(&mut self, theirs: Mark) -> Verdict {

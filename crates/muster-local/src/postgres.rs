@@ -157,6 +157,18 @@ impl Postgres {
             .with_context(|| format!("cannot create the database {name}"))
     }
 
+    /// Removes a database with all that is in it, whoever is connected to it.
+    ///
+    /// # Errors
+    /// The name is not a plain word, or the server refuses.
+    pub fn drop_database(&self, name: &str) -> Result<()> {
+        plain(name)?;
+        let script = "SELECT format('DROP DATABASE %I WITH (FORCE)', :'name') \\gexec\n";
+        self.psql("postgres", script, &[("name", name)])
+            .map(drop)
+            .with_context(|| format!("cannot remove the database {name}"))
+    }
+
     /// Makes a schema that belongs to `role` (made too when missing), and lets the role connect
     /// to the database. It can do nothing outside its schema. Repeating is harmless.
     ///

@@ -59,11 +59,17 @@ pub enum Control {
     CountDeliveries,
     /// P-05: sites of a hierarchy do not compare what they hold.
     WithoutDigests,
+    /// N-04: of what changed, the parent is told what has a higher number than the last that it was
+    /// told, whatever has committed since under a lower one.
+    OutboxByNumber,
+    /// N-07: the site speaks the version of the links' protocol before this one, and knows nothing of
+    /// what clients say of deployments.
+    OlderLink,
 }
 
 impl Control {
     /// All of them, by the name a test program takes.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("volatile-database", Self::VolatileDatabase),
         ("without-confirms", Self::WithoutConfirms),
         ("ack-before-commit", Self::AckBeforeCommit),
@@ -71,6 +77,8 @@ impl Control {
         ("merge-by-client-clock", Self::MergeByClientClock),
         ("count-deliveries", Self::CountDeliveries),
         ("without-digests", Self::WithoutDigests),
+        ("outbox-by-number", Self::OutboxByNumber),
+        ("older-link", Self::OlderLink),
     ];
 }
 

@@ -103,7 +103,8 @@ pub(crate) fn describe() {
     );
     describe_counter!(
         "muster_link_starts_again_total",
-        "How often everything was sent to a neighbour again, because a database is another."
+        "How often everything was sent to a neighbour again, because a database is another or it \
+         understands more than it did."
     );
     describe_counter!(
         "muster_link_rests_total",

@@ -212,16 +212,7 @@ impl Ground {
         strike: Option<&Strike>,
         without: &[&str],
     ) -> Result<()> {
-        let mut args = vec![service.name().to_owned()];
-        if let Some(strike) = strike {
-            args.extend(
-                ["--abort", strike.point, "--nth", &strike.nth.to_string()].map(str::to_owned),
-            );
-            args.extend(["--journal".to_owned(), self.hits().display().to_string()]);
-        }
-        for control in without {
-            args.extend(["--without".to_owned(), (*control).to_owned()]);
-        }
+        let args = faulty(service, strike, without, &self.hits());
         if service == Service::SiteServer {
             self.life += 1;
         }
@@ -276,12 +267,7 @@ impl Ground {
     }
 
     fn hit_lines(&self) -> Result<Vec<(String, u64)>> {
-        let text = fs::read_to_string(self.hits()).unwrap_or_default();
-        let line = |line: &str| {
-            let (point, at) = line.split_once(' ').context("half a line")?;
-            Ok((point.to_owned(), at.parse()?))
-        };
-        text.lines().map(line).collect()
+        hit_lines(&self.hits())
     }
 
     /// Remembers what the site server says of repeats and of reports that came early: its
@@ -471,6 +457,34 @@ pub(super) fn deployments(site: &Site, owner: Option<&str>) -> Result<()> {
     }
     let database = format!("muster_{}", site.code().to_ascii_lowercase());
     site.postgres.psql(&database, &script, &[]).map(drop)
+}
+
+/// The arguments with which `muster-faulty` is a service that goes wrong.
+pub(super) fn faulty(
+    service: Service,
+    strike: Option<&Strike>,
+    without: &[&str],
+    hits: &Path,
+) -> Vec<String> {
+    let mut args = vec![service.name().to_owned()];
+    if let Some(strike) = strike {
+        args.extend(["--abort", strike.point, "--nth", &strike.nth.to_string()].map(str::to_owned));
+        args.extend(["--journal".to_owned(), hits.display().to_string()]);
+    }
+    for control in without {
+        args.extend(["--without".to_owned(), (*control).to_owned()]);
+    }
+    args
+}
+
+/// Which failpoints were hit, and when, in microseconds since 1970.
+pub(super) fn hit_lines(hits: &Path) -> Result<Vec<(String, u64)>> {
+    let text = fs::read_to_string(hits).unwrap_or_default();
+    let line = |line: &str| {
+        let (point, at) = line.split_once(' ').context("half a line")?;
+        Ok((point.to_owned(), at.parse()?))
+    };
+    text.lines().map(line).collect()
 }
 
 /// What a site server counts of what came more than once, and of what came early.

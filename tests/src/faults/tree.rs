@@ -1,6 +1,8 @@
 //! A hierarchy to break: every site with PostgreSQL, RabbitMQ, site server and management point as
 //! processes of its own, the catalog of [`super::catalog`] beside each, and loads at any of them.
 
+mod breaking;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -133,6 +135,34 @@ impl Forest {
             seen,
             _turn: turn,
         })
+    }
+
+    /// A site begins with nothing but what `site-server init` made for it: an empty database, an empty
+    /// broker. Its server runs, and nobody has joined it.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn begin_anew(&mut self, code: &str) -> Result<()> {
+        self.note(&format!("{code} loses its database and its broker's data"))?;
+        let site = self.sites().site_mut(code)?;
+        site.terminate(Service::SiteServer)?;
+        site.lose_database()?;
+        site.lose_broker()?;
+        site.restart(Service::SiteServer)?;
+        // What clients speak of is made again by hand, as at the first start.
+        deployments(site, None)
+    }
+
+    /// A site joins its parent, for the first time or again, as an administrator does it.
+    ///
+    /// # Errors
+    /// When one of them refuses.
+    pub fn join(&mut self, child: &str) -> Result<()> {
+        let parent = self.lineage(child).into_iter().nth(1);
+        let parent = parent.context("a site without a parent")?;
+        let invited = self.admin(&parent)?.ask(&["site", "invite", child])?;
+        let token = invited["token"].as_str().context("no token")?;
+        self.admin(child)?.ask(&["site", "join", token]).map(drop)
     }
 
     /// Where journals and copies of databases are.

@@ -352,6 +352,15 @@ impl Site {
         self.rabbit.define(self.code(), &broker_users(self.code()))
     }
 
+    /// The site's database is gone, and an empty one is made for its servers, as at the installation.
+    ///
+    /// # Errors
+    /// The database server refuses.
+    pub fn lose_database(&mut self) -> Result<()> {
+        self.postgres.drop_database(&database_name(self.code()))?;
+        make_databases(&self.postgres, self.code()).map(drop)
+    }
+
     /// Stops the servers, last started first, then the broker and the database.
     ///
     /// # Errors
@@ -446,11 +455,20 @@ fn start_postgres(
     code: &str,
 ) -> Result<(Postgres, Database, Database)> {
     let postgres = Postgres::start(state, servers, Durability::On)?;
-    let name = format!("muster_{}", code.to_ascii_lowercase());
+    let (site, catalog) = make_databases(&postgres, code)?;
+    Ok((postgres, site, catalog))
+}
+
+fn make_databases(postgres: &Postgres, code: &str) -> Result<(Database, Database)> {
+    let name = database_name(code);
     postgres.create_database(&name)?;
     let site = postgres.create_schema(&name, "site", "site_server")?;
     let catalog = postgres.create_schema(&name, "catalog", "software_update_point")?;
-    Ok((postgres, site, catalog))
+    Ok((site, catalog))
+}
+
+fn database_name(code: &str) -> String {
+    format!("muster_{}", code.to_ascii_lowercase())
 }
 
 fn start_rabbit(state: &State, servers: &Programs, plan: &Plan, folder: &Path) -> Result<Rabbit> {

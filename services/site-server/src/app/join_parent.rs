@@ -16,7 +16,7 @@ use super::invite_site::authority;
 use super::links::{self, Neighbour};
 use super::{Error, Site, choose_clients};
 use crate::domain::invitation::{self, Invitation};
-use crate::domain::link::{PROTOCOL, protocol_refusal};
+use crate::domain::link::{protocol_refusal, spoken};
 use crate::domain::names::cleaned;
 use crate::store::invitations::{self, Access, Joining};
 use crate::store::sites;
@@ -57,7 +57,7 @@ pub(crate) async fn join_parent(
         site_code: own.to_string(),
         name: site.config.site_name.clone(),
         public_key: site.policy_key.public(),
-        protocol: PROTOCOL,
+        protocol: spoken(),
         descendants,
         certificate_request: key.der.into(),
         signature: site.policy_key.sign(invitation::SIGNING_CONTEXT, &signed),

@@ -15,7 +15,7 @@ use super::enrol_client::MAX_CSR;
 use super::links::{self, Neighbour};
 use super::{Error, Site, choose_clients};
 use crate::domain::invitation::{self, Invitation};
-use crate::domain::link::{PROTOCOL, protocol_refusal};
+use crate::domain::link::{protocol_refusal, spoken};
 use crate::domain::names::cleaned;
 use crate::store::invitations::{self, Joining};
 use crate::store::sites::{self, Known};
@@ -105,7 +105,7 @@ pub(crate) async fn join_site(
         site_code: own.to_string(),
         name: site.config.site_name.clone(),
         public_key: site.policy_key.public(),
-        protocol: PROTOCOL,
+        protocol: spoken(),
         lineage: above,
         broker_uri: broker_uri(site).to_owned(),
         broker_user: user,

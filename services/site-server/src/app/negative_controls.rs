@@ -1,6 +1,9 @@
-//! Protections of the recording of reports that a test can take away, to prove that it would see
-//! their absence (reliability.md N-05 and N-06). Nothing here does anything in production: see
+//! Protections of the recording of reports and of links that a test can take away, to prove that it
+//! would see their absence (reliability.md N-04 to N-07). Nothing here does anything in production: see
 //! `muster_runtime::faults`.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use muster_compliance::Change;
 use muster_domain::states::Detection;
@@ -55,5 +58,28 @@ pub(crate) fn count_deliveries(moves: &mut Moves, delivered: &[Change]) {
     if faults::without(Control::CountDeliveries) {
         *moves = Moves::default();
         moves.add(delivered);
+    }
+}
+
+/// N-04: the highest mark that the parent was told of.
+static LAST_TOLD: AtomicI64 = AtomicI64::new(0);
+
+/// N-04: these marks go into batches for the parent.
+pub(crate) fn told(marks: &BTreeSet<i64>) {
+    if let (true, Some(last)) = (faults::without(Control::OutboxByNumber), marks.last()) {
+        LAST_TOLD.fetch_max(*last, Ordering::SeqCst);
+    }
+}
+
+/// N-04: whether nobody looks for a mark, because the parent was told of a higher one.
+pub(crate) fn passes_over(mark: i64) -> bool {
+    faults::without(Control::OutboxByNumber) && mark <= LAST_TOLD.load(Ordering::SeqCst)
+}
+
+/// N-07: what a site of the version before this one does not read in what a child says.
+pub(crate) fn forget_newer(report: &mut Report) {
+    if faults::without(Control::OlderLink) {
+        report.deployments.clear();
+        report.enforcements.clear();
     }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use muster_domain::SiteCode;
 use muster_link::{BatchHead, Chain, Mark};
 use muster_proto::link as pb;
+use muster_runtime::faults::{self, Control};
 use prost::Message;
 
 use super::policy::PolicyKey;
@@ -12,8 +13,10 @@ use super::report::Refused;
 
 pub(crate) use pb::link_message::Kind;
 
-/// The version of the protocol that we speak; one version apart is understood.
-pub(crate) const PROTOCOL: u32 = 1;
+/// The version of the protocol. One version apart is understood, so what is new in one must be
+/// something that the one before can do without: it does not read it, keep it or tell others of it
+/// until it is brought to this version, and then everything is said again.
+const PROTOCOL: u32 = 1;
 /// Put before a message when it is signed, so that the signature fits nothing else.
 const SIGNING_CONTEXT: &[u8] = b"muster-link-v1\0";
 /// Largest body of a batch, and what it may be when decompressed, in bytes.
@@ -23,6 +26,11 @@ const MAX_OPENED: u64 = 32 * 1024 * 1024;
 const COMPRESSION: i32 = 3;
 /// A column of this length is compressed by itself: each has a distribution of its own. In bytes.
 const ALONE: usize = 2 * 1024;
+
+/// The version of the protocol that we speak.
+pub(crate) fn spoken() -> u32 {
+    PROTOCOL - u32::from(faults::without(Control::OlderLink))
+}
 
 /// A site that we have a link with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +44,7 @@ pub(crate) fn seal(key: &PolicyKey, from: SiteCode, to: SiteCode, kind: Kind) ->
     let message = pb::LinkMessage {
         from_site_code: from.to_string(),
         to_site_code: to.to_string(),
-        protocol: PROTOCOL,
+        protocol: spoken(),
         kind: Some(kind),
     };
     let message = message.encode_to_vec();
@@ -82,7 +90,19 @@ pub(crate) fn open(
 
 /// Why a neighbour's version of the protocol is refused, in its words: it is the one to change.
 pub(crate) fn protocol_refusal(theirs: u32) -> Option<Refused> {
-    apart(PROTOCOL, theirs)
+    apart(spoken(), theirs)
+}
+
+/// Whether a message that we understand shows that a refusal is over. What was wrong with a batch is
+/// over when one gets through.
+pub(crate) fn ends_refusal(refusal: &str, kind: &Kind, own: SiteCode) -> bool {
+    match (refusal.split(':').next().unwrap_or_default(), kind) {
+        // Whoever refuses our version answers nothing else.
+        ("PROTOCOL_TOO_OLD" | "PROTOCOL_TOO_NEW", kind) => !matches!(kind, Kind::Refusal(_)),
+        // Those above the peer are others now; a child that sees a loop says so to each greeting.
+        ("LOOP", Kind::Greeting(it)) => !it.lineage.iter().any(|code| code == own.as_str()),
+        _ => false,
+    }
 }
 
 fn apart(ours: u32, theirs: u32) -> Option<Refused> {
@@ -220,6 +240,28 @@ mod tests {
         }
         let text = protocol_refusal(PROTOCOL + 2).unwrap().detail;
         assert_eq!(text, "the link speaks version 1 here, and 3 there");
+    }
+
+    #[test]
+    fn a_refusal_is_over_when_something_shows_that() {
+        let ends = |refusal, kind| ends_refusal(refusal, &kind, "P01".parse().unwrap());
+        let greeting = |lineage: &[&str]| {
+            Kind::Greeting(pb::Greeting {
+                lineage: lineage.iter().map(|code| (*code).to_owned()).collect(),
+                ..Default::default()
+            })
+        };
+        let ask = || Kind::AskToGreet(pb::AskToGreet {});
+        assert!(ends("PROTOCOL_TOO_OLD: the link speaks 1", ask()));
+        let again = Kind::Refusal(pb::Refusal::default());
+        assert!(!ends("PROTOCOL_TOO_OLD: the link speaks 1", again));
+        assert!(ends("LOOP: P01 is above CEN already", greeting(&["CEN"])));
+        assert!(!ends(
+            "LOOP: P01 is above CEN already",
+            greeting(&["CEN", "P01"])
+        ));
+        assert!(!ends("LOOP: P01 is above CEN already", ask()));
+        assert!(!ends("NOT_A_CHILD: of another site", ask()));
     }
 
     #[test]

@@ -82,7 +82,8 @@ pub(crate) async fn join(db: &impl GenericClient, it: &Joining<'_>) -> Result<bo
         ON CONFLICT (peer_site_code) DO UPDATE SET
             (peer_name, peer_protocol, peer_version, lineage, certificate_fingerprint,
              broker_password_hash) =
-            (excluded.peer_name, excluded.peer_protocol, excluded.peer_version, excluded.lineage,
+            (excluded.peer_name, LEAST(held.peer_protocol, excluded.peer_protocol),
+             excluded.peer_version, excluded.lineage,
              excluded.certificate_fingerprint, excluded.broker_password_hash)
         RETURNING xmax = 0 AS made";
     let protocol = i32::try_from(it.protocol).unwrap_or(i32::MAX);

@@ -16,6 +16,8 @@ use crate::domain::link::Neighbour;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) public_key: Vec<u8>,
+    /// The version of the protocol that the peer greeted us in.
+    pub(crate) protocol: u32,
     pub(crate) outbound: Outbound,
     pub(crate) inbound: Inbound,
     pub(crate) refusal: Option<String>,
@@ -72,7 +74,7 @@ fn code(row: &Row, column: &str) -> Result<SiteCode, Error> {
 pub(crate) async fn load(db: &impl GenericClient, peer: SiteCode) -> Result<Option<Link>, Error> {
     const SQL: &str = "
         SELECT public_key, out_epoch, out_acked_seq, out_acked_chain, in_epoch, in_seq, in_chain,
-               refusal
+               refusal, peer_protocol
         FROM links WHERE peer_site_code = $1";
     const CHAINS: &str = "
         SELECT seq, items, numbered_at, chain FROM link_batches WHERE peer_site_code = $1 ORDER BY seq";
@@ -96,6 +98,7 @@ pub(crate) async fn load(db: &impl GenericClient, peer: SiteCode) -> Result<Opti
     Ok(Some(Link {
         under_way: batches.iter().map(under_way).collect(),
         public_key: row.get("public_key"),
+        protocol: super::number(&row, "peer_protocol"),
         is_new: acked.seq == 0 && chains.is_empty(),
         outbound: Outbound::new(acked, chains),
         inbound: Inbound::new(mark(&row, ["in_epoch", "in_seq", "in_chain"])?),
@@ -290,7 +293,14 @@ pub(crate) async fn heard(db: &impl GenericClient, peer: SiteCode) -> Result<(),
     Ok(())
 }
 
-/// The link is refused, until the peer acknowledges something again.
+/// The link is not refused any more.
+pub(crate) async fn accept(db: &impl GenericClient, peer: SiteCode) -> Result<(), Error> {
+    const SQL: &str = "UPDATE links SET refusal = NULL WHERE peer_site_code = $1";
+    execute(db, SQL, &[&peer.as_str()]).await?;
+    Ok(())
+}
+
+/// The link is refused, until something shows that it is not any more.
 pub(crate) async fn refuse(
     db: &impl GenericClient,
     peer: SiteCode,

@@ -8,6 +8,7 @@ use std::sync::{MutexGuard, PoisonError};
 use deadpool_postgres::GenericClient;
 
 use super::{Error, Site, wake};
+use crate::app::negative_controls;
 use crate::domain::changed::{Changed, Changes};
 use crate::store::dirty_clients::{self, Mark};
 
@@ -53,6 +54,9 @@ pub(crate) fn note(
     news: impl FnOnce() -> std::collections::BTreeMap<i32, Changed>,
 ) {
     let Marked(Some(mark)) = marked else { return };
+    if negative_controls::passes_over(mark) {
+        return;
+    }
     changes(site).add(mark, news());
     wake(site);
 }
@@ -107,7 +111,8 @@ pub(super) async fn adopt_orphans(site: &Site, in_hand: impl Fn(i64) -> bool) ->
     let old = dirty_clients::old(&site.db().await?, ORPHANED, ORPHANS).await?;
     let mut changes = changes(site);
     for (mark, clients) in old {
-        if !changes.marks.contains(&mark) && !in_hand(mark) {
+        let known = changes.marks.contains(&mark) || in_hand(mark);
+        if !known && !negative_controls::passes_over(mark) {
             tracing::debug!(mark, clients = clients.len(), "orphaned mark adopted");
             changes.add_unknown(mark, &clients);
         }
@@ -117,7 +122,9 @@ pub(super) async fn adopt_orphans(site: &Site, in_hand: impl Fn(i64) -> bool) ->
 
 /// Takes everything that changed.
 pub(super) fn take(site: &Site) -> Changes {
-    std::mem::take(&mut changes(site))
+    let taken = std::mem::take(&mut *changes(site));
+    negative_controls::told(&taken.marks);
+    taken
 }
 
 /// Puts back what was taken.

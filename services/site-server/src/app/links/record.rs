@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use bytes::Bytes;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use muster_compliance::ClientStates;
@@ -16,7 +17,7 @@ use super::{Error, Site, numbers};
 use crate::app::directory::Turn;
 use crate::app::known_clients::Locked;
 use crate::app::record_states::{self, Applied, FromLink};
-use crate::app::{deployment_states, matrix};
+use crate::app::{deployment_states, matrix, negative_controls};
 use crate::domain::changed::Changed;
 use crate::domain::deployment_states::StateMoves;
 use crate::domain::link_rows::{self, Row};
@@ -44,6 +45,11 @@ impl OfClients {
     /// Opens the records and reports of a batch.
     pub(super) fn read(body: &pb::BatchBody, numbered_at: Timestamp) -> Result<Self, Refused> {
         let reports = body.reports.iter();
+        let report = |bytes: &Bytes| -> Result<Report, Refused> {
+            let mut report = Report::decode(bytes, numbered_at)?;
+            negative_controls::forget_newer(&mut report);
+            Ok(report)
+        };
         let (rows, check) = match &body.rows {
             Some(rows) => (link_rows::unpack(rows)?, rows.check.to_vec()),
             None => Default::default(),
@@ -57,9 +63,7 @@ impl OfClients {
             replicas,
             rows,
             check,
-            reports: reports
-                .map(|bytes| Report::decode(bytes, numbered_at))
-                .collect::<Result<_, _>>()?,
+            reports: reports.map(report).collect::<Result<_, _>>()?,
             numbered_at,
         })
     }

@@ -58,6 +58,8 @@ pub(crate) struct Session {
     peer: Neighbour,
     way: Way,
     public_key: Vec<u8>,
+    /// The version of the protocol that the peer greeted us in.
+    protocol: u32,
     outbound: Outbound,
     inbound: Inbound,
     /// The nonce that is not answered yet.
@@ -170,6 +172,7 @@ impl Session {
             peer,
             way,
             public_key: Vec::new(),
+            protocol: link::spoken(),
             outbound: Outbound::first(),
             inbound: Inbound::default(),
             greeting: None,
@@ -221,6 +224,7 @@ impl Session {
             clients::note_unknown(&self.site, &marks);
         }
         self.public_key = held.public_key;
+        self.protocol = held.protocol;
         self.outbound = held.outbound;
         self.inbound = held.inbound;
         self.under_way = held.under_way;
@@ -378,6 +382,12 @@ impl Session {
             self.refuse(&refused).await;
             return self.refused(&refused.to_string()).await.map(|()| Ok(false));
         }
+        let refusal = self.status.refusal.as_deref();
+        if refusal
+            .is_some_and(|refusal| link::ends_refusal(refusal, &kind, self.site.config.site_code))
+        {
+            self.accepted().await?;
+        }
         match kind {
             Kind::Greeting(greeting) => self.greeted(protocol, &greeting).await.map(|()| Ok(false)),
             Kind::Welcome(welcome) => match link::mark(welcome.mark.as_ref()) {
@@ -407,6 +417,12 @@ impl Session {
             self.refuse(&refused).await;
             return self.refused(&refused.to_string()).await;
         }
+        if self.protocol < protocol && self.protocol < link::spoken() {
+            // What we said that it did not know then, it has neither kept nor told others.
+            let mut next = self.outbound.clone();
+            let verdict = next.learned();
+            self.follow(next, verdict).await?;
+        }
         let version = crate::domain::names::cleaned(&greeting.version, 64);
         let lineage: Vec<String> = greeting
             .lineage
@@ -417,6 +433,7 @@ impl Session {
             .collect();
         let db = self.site.db().await?;
         links::greeted(&db, self.peer.code, protocol, &version, &lineage).await?;
+        self.protocol = protocol;
         drop(db);
         let mark = Some(link::to_mark(self.inbound.mark()));
         let nonce = greeting.nonce;
@@ -562,6 +579,14 @@ impl Session {
         Ok(())
     }
 
+    /// What was refused is put right.
+    async fn accepted(&mut self) -> Result<(), Error> {
+        tracing::info!(peer.code = %self.peer.code, "the link is refused no more");
+        links::accept(&self.site.db().await?, self.peer.code).await?;
+        self.status.refusal = None;
+        Ok(())
+    }
+
     fn number_soon(&mut self) {
         let now = Instant::now();
         let at = self.number_at.unwrap_or(now + PAUSE);
@@ -642,7 +667,9 @@ impl Session {
             clients::adopt_orphans(&self.site, |mark| self.in_hand.has_mark(mark)).await?;
             number::compact(&self.site).await?;
         }
-        self.compare = self.outbound.is_open() && digests::compares();
+        // Of what only one of two versions knows, both hold something else until they are of one.
+        let alike = self.protocol == link::spoken();
+        self.compare = self.outbound.is_open() && alike && digests::compares();
         self.number_soon();
         self.show();
         Ok(())
