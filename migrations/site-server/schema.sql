@@ -43,6 +43,17 @@ CREATE TABLE client_health (
     FOREIGN KEY (client_no) REFERENCES clients(client_no)
 );
 
+CREATE TABLE client_moves (
+    client_id uuid NOT NULL,
+    move_no bigint NOT NULL,
+    to_site_code text NOT NULL,
+    arrived boolean NOT NULL DEFAULT false,
+    definition bytea NOT NULL,
+    owner_site_code text,
+    PRIMARY KEY (client_id),
+    CHECK ((move_no > 0))
+);
+
 CREATE TABLE clients (
     client_no integer NOT NULL GENERATED ALWAYS AS IDENTITY,
     client_id uuid NOT NULL,
@@ -62,6 +73,7 @@ CREATE TABLE clients (
     owner_site_code text,
     via_site_code text,
     via_client_no integer,
+    move_no bigint NOT NULL DEFAULT 0,
     UNIQUE (client_id),
     PRIMARY KEY (client_no),
     FOREIGN KEY (separated_from) REFERENCES clients(client_no),
@@ -332,6 +344,13 @@ CREATE TABLE links (
 );
 CREATE UNIQUE INDEX links_one_parent ON links USING btree (is_parent) WHERE is_parent;
 
+CREATE TABLE moved_numbers (
+    via_site_code text NOT NULL,
+    via_client_no integer NOT NULL,
+    client_id uuid NOT NULL,
+    PRIMARY KEY (via_site_code, via_client_no)
+);
+
 CREATE TABLE objects (
     kind smallint NOT NULL,
     object_id uuid NOT NULL,
@@ -340,7 +359,7 @@ CREATE TABLE objects (
     deleted boolean NOT NULL DEFAULT false,
     definition bytea NOT NULL,
     PRIMARY KEY (kind, object_id),
-    CHECK (((kind >= 1) AND (kind <= 4)))
+    CHECK (((kind >= 1) AND (kind <= 5)))
 );
 
 CREATE TABLE package_files (

@@ -8,6 +8,7 @@ mod kill_nine;
 mod link_controls;
 mod link_failpoints;
 mod mangled;
+mod moved;
 mod oracle;
 mod partitions;
 mod restored;

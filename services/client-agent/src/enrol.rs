@@ -58,6 +58,7 @@ pub async fn enrol(dir: &Path, machine: &Machine, with: &Enrolment) -> Result<Cl
         token: with.token.trim().to_owned(),
         csr: csr.into(),
         machine: Some(facts(machine)),
+        arrival: None,
     };
     let answer = RegistrationServiceClient::new(channel)
         .enrol(request)
@@ -106,7 +107,7 @@ fn accept(
     Ok(client_id)
 }
 
-fn policy_keys(keys: &[bytes::Bytes]) -> Result<Vec<Vec<u8>>, Error> {
+pub(crate) fn policy_keys(keys: &[bytes::Bytes]) -> Result<Vec<Vec<u8>>, Error> {
     if keys.is_empty() || keys.iter().any(|key| key.len() != 32) {
         return Err(Error::Answer("policy keys must be 32 bytes".into()));
     }

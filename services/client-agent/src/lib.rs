@@ -3,7 +3,7 @@
 //! report is safe.
 //!
 //! In the order in which things happen: [`enrol`] makes the machine a client (`renew` when
-//! another one has the same identity), [`policy`] says
+//! another one has the same identity, `move_site` when it is to be another site's), [`policy`] says
 //! what the site wants, `scan` and [`evaluate`] what the machine needs, [`plan`] and `enforce`
 //! what is done about it, [`download`] and [`provider`] how, and [`reporter`] tells the site. All
 //! of it survives in [`store`]; [`daemon`] does each at its time. [`Agent`] is one client.
@@ -19,6 +19,7 @@ mod error;
 pub mod evaluate;
 mod identity;
 mod mark;
+mod move_site;
 mod pack;
 pub mod plan;
 pub mod policy;

@@ -139,22 +139,23 @@ pub struct Polled {
 }
 
 impl Agent {
-    /// Asks for the policy, and takes it over when it stands all checks. One that does not
+    /// Asks for the policy, and takes it over when it stands all checks; goes to another site when it
+    /// says so. One that does not stand them
     /// leaves the old one in force and becomes a health problem, `POLICY_REFUSED`.
     ///
     /// # Errors
     /// When no management point answers, and [`Error::PolicyRefused`].
     pub async fn poll_policy(&self) -> Result<Polled, Error> {
-        let polled = self.ask_for_policy().await;
+        let mut polled = self.ask_for_policy().await;
         if let Err(error) = &polled
             && self.renewed_after(error).await?
         {
-            return self.ask_for_policy().await;
+            polled = self.ask_for_policy().await;
         }
-        polled
+        self.polled_or_moved(polled).await
     }
 
-    async fn ask_for_policy(&self) -> Result<Polled, Error> {
+    pub(crate) async fn ask_for_policy(&self) -> Result<Polled, Error> {
         let registration = self.registration()?;
         let known = self
             .store()

@@ -28,9 +28,12 @@ const NOT_ASKED: &str = "RENEWAL_NOT_ASKED";
 
 /// Key and certificate that the files are to have, as they lie in the database until they do.
 #[derive(Debug, Serialize, Deserialize)]
-struct Next {
-    key: String,
-    certificate: String,
+pub(crate) struct Next {
+    pub(crate) key: String,
+    pub(crate) certificate: String,
+    /// The authority, when it is another one now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<String>,
 }
 
 impl Agent {
@@ -74,6 +77,7 @@ impl Agent {
                 .iter()
                 .map(|der| pem(der))
                 .collect(),
+            ca: None,
         };
         let next = serde_json::to_vec(&next).map_err(|_| Error::Saved { what: "identity" })?;
         self.store().write(|w| {
@@ -151,6 +155,9 @@ pub(crate) fn finish(dir: &Path, store: &Store, durability: Durability) -> Resul
     let files = tls_files(dir);
     write_file(&files.key, next.key.as_bytes(), durability)?;
     write_file(&files.cert, next.certificate.as_bytes(), durability)?;
+    if let Some(ca) = &next.ca {
+        write_file(&files.ca, ca.as_bytes(), durability)?;
+    }
     // The mark speaks of the serials of another epoch, maybe of another client.
     for path in [next_key(dir), dir.join("serial.mark")] {
         match fs::remove_file(&path) {
@@ -189,6 +196,7 @@ mod tests {
         let next = Next {
             key: "new key".into(),
             certificate: "new certificate".into(),
+            ca: Some("new authority".into()),
         };
         let next = serde_json::to_vec(&next).unwrap();
         let decide = || store.write(|w| w.set_bytes(meta::NEXT_IDENTITY, &next));
@@ -200,6 +208,7 @@ mod tests {
             finish(dir, &store, Durability::Full).unwrap();
             assert_eq!(read(&files.key), "new key");
             assert_eq!(read(&files.cert), "new certificate");
+            assert_eq!(read(&files.ca), "new authority");
             assert!(!dir.join("serial.mark").exists());
             // Killed before it was written down that the files are there.
             decide().unwrap();

@@ -155,6 +155,10 @@ pub(crate) fn describe() {
         "Policy requests of clients, by whether there was anything new to send."
     );
     describe_counter!(
+        "muster_clients_moved_total",
+        "Clients that came from another site (direction in), or became another one's (out)"
+    );
+    describe_counter!(
         "muster_clients_enrolled_total",
         "Clients that were enrolled."
     );

@@ -174,6 +174,7 @@ impl Load {
             process,
             journal,
             site: site.code().to_owned(),
+            moved: false,
             history: History::default(),
         })
     }
@@ -549,6 +550,8 @@ pub struct Load {
     journal: PathBuf,
     /// Where its clients are.
     pub site: String,
+    /// They were another site's before.
+    pub moved: bool,
     /// What its journal says, as far as it was read.
     pub history: History,
 }

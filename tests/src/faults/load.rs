@@ -61,6 +61,40 @@ pub struct Way {
     pub site: PathBuf,
 }
 
+/// Where clients report that are moved while they report; nothing else moves them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct NextWay {
+    /// gRPC address of a management point of the other site.
+    #[arg(long, requires = "next_site_server", requires = "next_site")]
+    pub next_management_point: Option<String>,
+    /// gRPC address of its site server.
+    #[arg(long)]
+    pub next_site_server: Option<String>,
+    /// Its folder.
+    #[arg(long)]
+    pub next_site: Option<PathBuf>,
+}
+
+impl NextWay {
+    fn way(&self) -> Option<Way> {
+        Some(Way {
+            management_point: self.next_management_point.clone()?,
+            site_server: self.next_site_server.clone()?,
+            site: self.next_site.clone()?,
+        })
+    }
+}
+
+/// A client as its site knows it.
+#[derive(Debug, Clone)]
+struct Enrolled {
+    id: Uuid,
+    epoch: u32,
+    /// With these it proves at another site who it is.
+    csr: Bytes,
+    certificate: Bytes,
+}
+
 impl Way {
     /// The certificate of this name.
     #[must_use]
@@ -112,6 +146,11 @@ impl Way {
     /// # Errors
     /// When the site refuses one.
     pub async fn enrol(&self, count: u32, name: &str) -> Result<Vec<(Uuid, u32)>> {
+        let enrolled = self.enrol_all(count, name).await?;
+        Ok(enrolled.into_iter().map(|it| (it.id, it.epoch)).collect())
+    }
+
+    async fn enrol_all(&self, count: u32, name: &str) -> Result<Vec<Enrolled>> {
         let request = pb_client::CreateEnrolmentTokensRequest {
             count,
             valid_for: Some(prost_types::Duration {
@@ -136,10 +175,12 @@ impl Way {
                 architecture: "amd64".into(),
                 ..Default::default()
             };
+            let csr = Bytes::from(signing_request()?.der);
             let request = pb_client::EnrolRequest {
                 token,
-                csr: Bytes::from(signing_request()?.der),
+                csr: csr.clone(),
                 machine: Some(machine),
+                arrival: None,
             };
             let request = pb_client::EnrolClientRequest {
                 request: Some(request),
@@ -147,7 +188,16 @@ impl Way {
             };
             let answer = gateway.clone().enrol_client(request).await?.into_inner();
             let answer = answer.response.context("an enrolment without an answer")?;
-            enrolled.push((Uuid::from_slice(&answer.client_id)?, answer.epoch));
+            enrolled.push(Enrolled {
+                id: Uuid::from_slice(&answer.client_id)?,
+                epoch: answer.epoch,
+                csr,
+                certificate: answer
+                    .certificate_chain
+                    .first()
+                    .cloned()
+                    .unwrap_or_default(),
+            });
         }
         Ok(enrolled)
     }
@@ -157,6 +207,11 @@ async fn asks_for_full(
     gateway: &ClientGatewayServiceClient<Channel>,
     client: Uuid,
 ) -> Result<bool> {
+    Ok(poll(gateway, client).await?.0)
+}
+
+/// Whether the site wants a full report, and whether the client is to be another site's.
+async fn poll(gateway: &ClientGatewayServiceClient<Channel>, client: Uuid) -> Result<(bool, bool)> {
     let request = pb_client::GetClientPolicyRequest {
         client_id: Bytes::copy_from_slice(client.as_bytes()),
         known_version: Bytes::new(),
@@ -165,7 +220,9 @@ async fn asks_for_full(
     let answer = gateway.clone().get_client_policy(request).await?;
     let answer = answer.into_inner();
     let ranges = matches!(&answer.wish, Some(wish) if wish.kind() == pb::WishKind::Ranges);
-    Ok(answer.send_full_report || ranges)
+    let policy = answer.policy.unwrap_or_default().policy;
+    let policy = muster_proto::policy::Policy::decode(policy)?;
+    Ok((answer.send_full_report || ranges, policy.r#move.is_some()))
 }
 
 /// How the fleet behaves.
@@ -210,6 +267,9 @@ pub struct Manner {
     /// Delays are this many times shorter than the 30 seconds they stand for, in `mangle`.
     #[arg(long, default_value_t = 10)]
     pub hurry: u32,
+    /// Where they go when they are moved.
+    #[command(flatten)]
+    pub next: NextWay,
 }
 
 /// Deployments that clients have states of, numbered from 1; `Ground` makes them.
@@ -222,6 +282,11 @@ const DEPLOYED: u32 = 4;
 struct Member {
     place: usize,
     id: Uuid,
+    /// As its first site gave it.
+    enrolled: Enrolled,
+    /// To go to another site, and that it is there.
+    is_told: bool,
+    moved: bool,
     epoch: u32,
     serial: u64,
     acknowledged: u64,
@@ -232,11 +297,14 @@ struct Member {
 }
 
 impl Member {
-    fn new(place: usize, id: Uuid, epoch: u32, seed: u64) -> Self {
+    fn new(place: usize, enrolled: Enrolled, seed: u64) -> Self {
         Self {
             place,
-            id,
-            epoch,
+            id: enrolled.id,
+            epoch: enrolled.epoch,
+            enrolled,
+            is_told: false,
+            moved: false,
             serial: 0,
             acknowledged: 0,
             states: BTreeMap::new(),
@@ -411,22 +479,38 @@ struct Fleet {
     way: Way,
     manner: Manner,
     journal: Journal,
-    service: StateServiceClient<Channel>,
-    gateway: ClientGatewayServiceClient<Channel>,
+    home: Home,
+    /// Where clients go that are moved.
+    next: Option<Home>,
     calls: AtomicU64,
     stop: AtomicBool,
     stopped: Notify,
 }
 
+/// The servers of a site.
+struct Home {
+    service: StateServiceClient<Channel>,
+    gateway: ClientGatewayServiceClient<Channel>,
+}
+
+impl Home {
+    fn new(way: &Way) -> Result<Self> {
+        let channel = way.channel(&way.management_point, "management-point")?;
+        Ok(Self {
+            service: StateServiceClient::new(channel),
+            gateway: way.gateway()?,
+        })
+    }
+}
+
 impl Fleet {
     fn new(way: &Way, manner: &Manner, journal: &Path) -> Result<Self> {
-        let channel = way.channel(&way.management_point, "management-point")?;
         Ok(Self {
             way: way.clone(),
             manner: manner.clone(),
             journal: Journal::create(journal)?,
-            service: StateServiceClient::new(channel),
-            gateway: way.gateway()?,
+            home: Home::new(way)?,
+            next: manner.next.way().as_ref().map(Home::new).transpose()?,
             calls: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
@@ -434,15 +518,80 @@ impl Fleet {
     }
 
     async fn members(&self) -> Result<Vec<Member>> {
-        let enrolled = self.way.enrol(self.manner.clients, "sim").await?;
-        let clients: Vec<Entry> = enrolled.iter().map(|(id, _)| Entry::Client(*id)).collect();
+        let enrolled = self.way.enrol_all(self.manner.clients, "sim").await?;
+        let clients: Vec<Entry> = enrolled.iter().map(|it| Entry::Client(it.id)).collect();
         self.journal.write(&clients).await?;
-        let member = |(place, (id, epoch))| Member::new(place, id, epoch, self.manner.seed);
+        let member = |(place, enrolled)| Member::new(place, enrolled, self.manner.seed);
         Ok(enrolled.into_iter().enumerate().map(member).collect())
     }
 
-    /// Sends the same reports until they are acknowledged.
-    async fn deliver(&self, reports: &[(Attempt, pb::ReportEnvelope)]) -> Result<()> {
+    /// The site that a client reports to.
+    fn home(&self, moved: bool) -> &Home {
+        let next = self.next.as_ref().filter(|_| moved);
+        next.unwrap_or(&self.home)
+    }
+
+    /// What a client asks as it goes on. One that is to be another site's goes there, and tells
+    /// it everything.
+    async fn poll(&self, member: &mut Member) -> Result<()> {
+        let polled = poll(&self.home(member.moved).gateway, member.id).await;
+        if let Ok((full, moves)) = polled {
+            member.sends_full |= full;
+            member.is_told = moves && !member.moved;
+        }
+        // Also when its site lets it go before it has heard of the other one.
+        let Some(next) = self.next.as_ref().filter(|_| member.is_told) else {
+            return Ok(());
+        };
+        let machine = pb_client::MachineFacts {
+            host_name: format!("sim-{:05}", member.place),
+            ..Default::default()
+        };
+        let request = pb_client::EnrolRequest {
+            csr: member.enrolled.csr.clone(),
+            machine: Some(machine),
+            arrival: Some(pb_client::Arrival {
+                client_id: Bytes::copy_from_slice(member.id.as_bytes()),
+                certificate: member.enrolled.certificate.clone(),
+                known_epoch: member.epoch,
+            }),
+            ..Default::default()
+        };
+        let request = pb_client::EnrolClientRequest {
+            request: Some(request),
+            ..Default::default()
+        };
+        let answer = next.gateway.clone().enrol_client(request).await?;
+        let answer = answer.into_inner().response;
+        member.epoch = answer.context("an arrival without an answer")?.epoch;
+        (member.moved, member.is_told, member.sends_full) = (true, false, true);
+        Ok(())
+    }
+
+    /// Sends the same reports until they are acknowledged, each to the site of its client.
+    async fn deliver(
+        &self,
+        members: &[Member],
+        reports: Vec<(Attempt, pb::ReportEnvelope)>,
+    ) -> Result<()> {
+        let moved = |(attempt, _): &(Attempt, _)| {
+            let mut of = members.iter().filter(|it| it.place == attempt.client);
+            of.next().is_some_and(|it| it.moved)
+        };
+        let (there, here): (Vec<_>, Vec<_>) = reports.into_iter().partition(moved);
+        for (reports, home) in [(here, self.home(false)), (there, self.home(true))] {
+            if !reports.is_empty() {
+                self.deliver_to(home, &reports).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn deliver_to(
+        &self,
+        home: &Home,
+        reports: &[(Attempt, pb::ReportEnvelope)],
+    ) -> Result<()> {
         let mut again = false;
         loop {
             let call = self.calls.fetch_add(1, Ordering::SeqCst);
@@ -455,7 +604,7 @@ impl Fleet {
             let request = pb::RelayReportsRequest {
                 envelopes: envelopes.collect(),
             };
-            let answer = self.service.clone().relay_reports(request).await;
+            let answer = home.service.clone().relay_reports(request).await;
             match answer {
                 Ok(_) => {
                     self.journal.write(&[Entry::Acknowledged(call)]).await?;
@@ -494,9 +643,7 @@ impl Fleet {
             if poll.is_some_and(|poll| asked_at.elapsed() >= poll) {
                 for member in &mut members {
                     // A site that does not answer is asked again.
-                    member.sends_full |= asks_for_full(&self.gateway, member.id)
-                        .await
-                        .unwrap_or(false);
+                    let _ = self.poll(member).await;
                 }
                 asked_at = tokio::time::Instant::now();
             }
@@ -537,12 +684,14 @@ impl Fleet {
             tokio::time::sleep(PAUSE).await;
             return Ok(());
         }
-        self.deliver(&reports).await?;
-        for at in 0..REPORTS.min(count) {
-            let member = &mut members[(from + at) % count];
-            let sent = reports.iter().find(|(it, _)| it.client == member.place);
-            if let Some((attempt, _)) = sent {
-                member.acknowledged = attempt.last;
+        let sent: BTreeMap<usize, u64> = reports
+            .iter()
+            .map(|(attempt, _)| (attempt.client, attempt.last))
+            .collect();
+        self.deliver(members, reports).await?;
+        for member in members {
+            if let Some(last) = sent.get(&member.place) {
+                member.acknowledged = *last;
             }
         }
         Ok(())
@@ -569,9 +718,7 @@ impl Fleet {
             }
         }
         for reports in [later, earlier] {
-            if !reports.is_empty() {
-                self.deliver(&reports).await?;
-            }
+            self.deliver(members, reports).await?;
         }
         Ok(())
     }
@@ -583,7 +730,8 @@ impl Fleet {
             let mut asked = 0;
             for place in 0..members.len() {
                 let id = members[place].id;
-                if let Ok(true) = asks_for_full(&self.gateway, id).await {
+                let gateway = &self.home(members[place].moved).gateway;
+                if let Ok(true) = asks_for_full(gateway, id).await {
                     asked += 1;
                     members[place].sends_full = true;
                     self.one_call(&mut members[place..=place], 0, false).await?;
@@ -676,7 +824,7 @@ pub async fn mangle(way: &Way, manner: &Manner, journal: &Path, capture: &Path) 
             .iter()
             .map(|(_, attempt, envelope)| (attempt.clone(), envelope.clone()))
             .collect();
-        fleet.deliver(&reports).await?;
+        fleet.deliver_to(&fleet.home, &reports).await?;
         captured.push(reports);
     }
     let began = tokio::time::Instant::now();
@@ -684,7 +832,7 @@ pub async fn mangle(way: &Way, manner: &Manner, journal: &Path, capture: &Path) 
         let delay = Duration::from_millis(u64::from(delay / manner.hurry.max(1)));
         tokio::time::sleep_until(began + delay).await;
         let reports = vec![(attempt, envelope)];
-        fleet.deliver(&reports).await?;
+        fleet.deliver_to(&fleet.home, &reports).await?;
         captured.push(reports);
     }
     if manner.answer_resync {

@@ -62,6 +62,8 @@ pub struct Forest {
     /// Between a child and its parent's broker, by the child.
     networks: BTreeMap<String, Proxy>,
     seen: Seen,
+    /// Started so far.
+    loads: usize,
     _turn: File,
 }
 
@@ -133,6 +135,7 @@ impl Forest {
             _catalogs: catalogs,
             networks: BTreeMap::new(),
             seen,
+            loads: 0,
             _turn: turn,
         })
     }
@@ -308,9 +311,8 @@ impl Forest {
     /// When it cannot be started.
     pub fn load(&mut self, code: &str, manner: &[&str]) -> Result<Load> {
         let folder = self.folder.clone();
-        let loads = fs::read_dir(&folder)?.filter_map(Result::ok);
-        let loads = loads.filter(|it| it.path().extension().is_some_and(|it| it == "journal"));
-        let name = format!("{code}-{}", loads.count());
+        let name = format!("{code}-{}", self.loads);
+        self.loads += 1;
         let site = self.sites().site(code)?;
         Load::start(site, &folder, "load", &name, manner, &folder)
     }
@@ -327,6 +329,24 @@ impl Forest {
         manner.extend(["--rate", "20", "--states", "9", "--answer-resync"]);
         manner.extend(more);
         self.load(code, &manner)
+    }
+
+    /// As [`Self::load`], with clients that go to another site when they are moved there.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn load_that_moves(&mut self, code: &str, to: &str, manner: &[&str]) -> Result<Load> {
+        let next = way(self.sites().site(to)?);
+        let folder = next.site.to_string_lossy().into_owned();
+        let next = [
+            "--next-management-point",
+            &next.management_point,
+            "--next-site-server",
+            &next.site_server,
+            "--next-site",
+            &folder,
+        ];
+        self.load(code, &[manner, &next].concat())
     }
 
     /// Waits until a site has what these loads got acknowledged up to now; they may go on.
@@ -397,9 +417,12 @@ impl Forest {
             let (own, others): (Vec<&Load>, Vec<&Load>) =
                 loads.iter().filter(below).partition(|it| it.site == *code);
             let made: usize = own.iter().map(|it| it.history.distinct()).sum();
-            // What comes from below is counted here too, as often as it came.
+            // What comes from below is counted here too, as often as it came; what clients said before they
+            // moved was counted where they were.
             ensure!(
-                !others.is_empty() || snapshot.reports <= i64::try_from(made)?,
+                !others.is_empty()
+                    || loads.iter().any(|it| it.moved)
+                    || snapshot.reports <= i64::try_from(made)?,
                 "{} reports recorded at {code}, {made} made there",
                 snapshot.reports
             );

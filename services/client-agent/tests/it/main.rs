@@ -7,6 +7,7 @@ mod downloads;
 mod enforcement;
 mod enrolment;
 mod identities;
+mod moves;
 mod priorities;
 mod reports;
 mod scans;

@@ -74,6 +74,9 @@ pub(crate) struct Known {
     pub(crate) reports: Vec<Report>,
     pub(crate) held: Held,
     pub(crate) identities: Identities,
+    /// Clients of another site that came here, or would.
+    pub(crate) arrivals: u32,
+    pub(crate) arrivals_refused: bool,
 }
 
 /// Who is separated from whom.
@@ -161,8 +164,12 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn start(dir: &std::path::Path) -> Self {
+        Self::start_as(dir, "P01").await
+    }
+
+    pub(crate) async fn start_as(dir: &std::path::Path, code: &str) -> Self {
         muster_runtime::crypto::install();
-        let ca = CertificateAuthority::create(&dir.join("ca"), "P01").unwrap();
+        let ca = CertificateAuthority::create(&dir.join("ca"), code).unwrap();
         let key = Ed25519KeyPair::generate().unwrap();
         let known = Arc::new(Mutex::new(Known::default()));
         let mut urls = Vec::new();
@@ -248,7 +255,7 @@ impl Site {
     pub(crate) fn sign(&self, client: ClientId, policy: Policy) -> SignedPolicy {
         let policy = Policy {
             client_id: client.as_bytes().to_vec().into(),
-            site_code: "P01".into(),
+            site_code: self.ca.site().into(),
             ..policy
         }
         .encode_to_vec();
@@ -334,6 +341,28 @@ impl RegistrationService for Service {
         let request = request.into_inner();
         let locations = self.locations.lock().unwrap().clone();
         let mut known = self.known();
+        if let Some(arrival) = &request.arrival {
+            if known.arrivals_refused {
+                return Err(denied("MOVE_REFUSED"));
+            }
+            known.arrivals += 1;
+            let client = ClientId::from_slice(&arrival.client_id).unwrap();
+            let code = self.ca.site();
+            let identity = Identity::new(Role::Client, code, client.to_string()).unwrap();
+            let day = Duration::from_secs(24 * 3600);
+            let leaf = self.ca.sign_csr(&request.csr, &identity, day).unwrap();
+            if std::mem::take(&mut known.identities.answer_lost) {
+                return Err(status(Kind::Unavailable, "BROKER_AWAY", "lost"));
+            }
+            return Ok(Response::new(EnrolResponse {
+                client_id: arrival.client_id.clone(),
+                site_code: code.into(),
+                epoch: arrival.known_epoch + known.arrivals,
+                certificate_chain: vec![leaf.der.into()],
+                policy_keys: vec![self.policy_key.clone().into()],
+                locations: Some(locations),
+            }));
+        }
         let slot = known
             .tokens
             .get_mut(&request.token)

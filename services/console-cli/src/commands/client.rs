@@ -1,7 +1,7 @@
 //! `muster client`: what clients are asked for.
 
 use clap::{Args, Subcommand};
-use muster_proto::client::ResyncClientsRequest;
+use muster_proto::client::{MoveClientRequest, ResyncClientsRequest};
 
 use super::get::collection_id;
 use crate::client::Site;
@@ -17,6 +17,21 @@ Example:
   muster client resync web-01
   muster client resync --collection Pilot")]
     Resync(ResyncArgs),
+    /// Make a client another site's, while it reports (asked of the central site)
+    #[command(after_help = "\
+Example:
+  muster client move web-01 --to P02")]
+    Move(MoveArgs),
+}
+
+/// Arguments of `muster client move`.
+#[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    /// Host name or id
+    name: String,
+    /// The site that it is to report to
+    #[arg(long, value_name = "SITE")]
+    to: String,
 }
 
 /// Arguments of `muster client resync`.
@@ -39,7 +54,17 @@ pub(crate) async fn run(
     site: &Site,
     printer: &Printer,
 ) -> Result<(), Failure> {
-    let ClientCommand::Resync(args) = command;
+    let args = match command {
+        ClientCommand::Resync(args) => args,
+        ClientCommand::Move(args) => {
+            let request = MoveClientRequest {
+                name: args.name,
+                to_site_code: args.to,
+            };
+            let answer = site.clients().move_client(request).await?.into_inner();
+            return printer.show(&answer);
+        }
+    };
     let collection_id = match args.collection {
         Some(name) => collection_id(site, name).await?,
         None => Default::default(),

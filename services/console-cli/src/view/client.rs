@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use muster_domain::states::Scan;
 use muster_proto::client::{
     Client, CreateEnrolmentTokensResponse, GetClientResponse, ListClientsResponse,
-    ResyncClientsResponse,
+    MoveClientResponse, ResyncClientsResponse,
 };
 
 use super::{Answer, state};
@@ -90,6 +90,15 @@ impl Answer for GetClientResponse {
             [] => String::new(),
             from => format!("a clone of {}", id(from)),
         };
+        let moved = self.r#move.as_ref().map_or_else(String::new, |it| {
+            let when = at(it.decided_at.as_ref(), now);
+            let how = if it.arrived {
+                "arrived"
+            } else {
+                "not there yet"
+            };
+            format!("to {}, decided {when}, {how}", it.to_site_code)
+        });
         let mut pairs = vec![
             ("Client", client.host_name.clone()),
             ("Id", id(&client.client_id)),
@@ -128,6 +137,7 @@ impl Answer for GetClientResponse {
             ),
             ("Separated", separated),
             ("Clones", clones.join(", ")),
+            ("Move", moved),
         ];
         pairs.extend(
             rare.into_iter()
@@ -141,6 +151,23 @@ impl Answer for GetClientResponse {
             .iter()
             .map(|client| id(&client.client_id))
             .collect()
+    }
+}
+
+impl Answer for MoveClientResponse {
+    const MESSAGE: &'static str = "muster.client.v1.MoveClientResponse";
+
+    fn blocks(&self, _: Timestamp) -> Vec<Block> {
+        let it = self.r#move.clone().unwrap_or_default();
+        vec![Block::Pairs(vec![
+            ("Client", id(&it.client_id)),
+            ("Moves to", it.to_site_code),
+            ("Move", it.move_no.to_string()),
+        ])]
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.r#move.iter().map(|it| id(&it.client_id)).collect()
     }
 }
 

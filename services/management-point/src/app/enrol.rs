@@ -13,7 +13,7 @@ use super::{Error, Point};
 use crate::config;
 use crate::domain::bucket::{Buckets, network};
 
-/// Longest signing request, in bytes.
+/// Longest signing request and certificate, in bytes.
 const MAX_CSR: usize = 8 * 1024;
 /// Longest token, and longest fact about a machine, in bytes.
 const MAX_TEXT: usize = 256;
@@ -57,8 +57,20 @@ pub(crate) async fn enrol(
     let _permit = point.doorkeeper.admit(from).inspect_err(|_| {
         metrics::counter!("muster_enrolments_refused_total").increment(1);
     })?;
-    if request.token.is_empty() || request.token.len() > MAX_TEXT {
-        return Err(Error::Invalid("the token is missing or too long"));
+    match &request.arrival {
+        // What it is worth, the site decides.
+        Some(arrival) => {
+            if !request.token.is_empty() || arrival.client_id.len() != 16 {
+                return Err(Error::Invalid("an arrival has a client id and no token"));
+            }
+            if arrival.certificate.is_empty() || arrival.certificate.len() > MAX_CSR {
+                return Err(Error::Invalid("the certificate is missing or too long"));
+            }
+        }
+        None if request.token.is_empty() || request.token.len() > MAX_TEXT => {
+            return Err(Error::Invalid("the token is missing or too long"));
+        }
+        None => {}
     }
     check(&request.csr, request.machine.as_ref())?;
     let request = EnrolClientRequest {

@@ -77,7 +77,7 @@ async fn strangers_may_enrol_and_nothing_else(world: &World) {
     let enrol = |token: &str| EnrolRequest {
         token: token.to_owned(),
         csr: Bytes::from_static(b"csr"),
-        machine: None,
+        ..Default::default()
     };
     let answer = stranger.enrol(enrol("good")).await.unwrap().into_inner();
     assert_eq!(answer.site_code, "P01");

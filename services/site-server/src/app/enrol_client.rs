@@ -17,6 +17,7 @@ use x509_parser::prelude::FromDer;
 
 use super::links::clients as told;
 use super::links::{self, objects};
+use super::take_in_client::take_in_client;
 use super::{Error, Site, directory, matrix};
 use crate::domain::names::cleaned;
 use crate::store::clients::{self, Machine};
@@ -39,6 +40,9 @@ pub(crate) async fn enrol_client(
             "INVALID_CSR",
             "the signing request is too long",
         ));
+    }
+    if let Some(arrival) = &request.arrival {
+        return take_in_client(site, request, arrival, address).await;
     }
     let machine = machine(
         request

@@ -13,11 +13,11 @@ use muster_runtime::faults;
 use muster_stream::Wanted;
 
 use super::register_client::blocked;
-use super::{Error, Site};
+use super::{Error, Site, move_clients};
 use crate::domain::nearby::Place;
 use crate::domain::policy::Content;
 use crate::domain::suite;
-use crate::store::{policy as store, streams};
+use crate::store::{client_moves, policy as store, streams};
 
 /// Contents kept at once; clients share them, so there are as many as different sets of
 /// deployments.
@@ -76,6 +76,14 @@ pub(crate) async fn get_policy(
                 .put(asking.revision, key, Arc::clone(&content));
             content
         }
+    };
+    // Whoever is to go has a policy of its own.
+    let content = match asking.is_moved {
+        true => match client_moves::ahead(&db, client_id).await? {
+            Some(ahead) => Arc::new(content.moving(move_clients::order(ahead.definition))),
+            None => content,
+        },
+        false => content,
     };
     store::seen(&db, asking.client_no).await?;
     let wish = match asking.is_asked {
@@ -172,6 +180,7 @@ async fn compute(
         suites: suites.into_iter().map(policy_suite).collect(),
         distribution_points: near.distribution_points.clone(),
         software_update_points: near.software_update_points.clone(),
+        r#move: None,
     }))
 }
 

@@ -15,7 +15,9 @@ use super::links::{self, objects};
 use super::{Error, Site, choose_clients, deployment_states, directory, matrix};
 use crate::domain::page::Page;
 use crate::domain::settle::Moves;
-use crate::store::{self, clients, collections, compliance, identities, sites, streams};
+use crate::store::{
+    self, client_moves, clients, collections, compliance, identities, sites, streams,
+};
 
 /// Most tokens that one call makes.
 const MAX_TOKENS: u32 = 1_000;
@@ -88,6 +90,8 @@ pub(crate) async fn get_client(
         ..Default::default()
     };
     identities::show(&db, client.client_no, &mut answer).await?;
+    let moves = client_moves::of(&db, &[client.client_id.0]).await?;
+    answer.r#move = moves.values().next().map(client_moves::Move::shown);
     Ok(answer)
 }
 

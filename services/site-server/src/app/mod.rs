@@ -26,6 +26,7 @@ pub(crate) mod manage_packages;
 pub(crate) mod manage_quarantine;
 pub(crate) mod manage_update_lists;
 pub(crate) mod matrix;
+pub(crate) mod move_clients;
 mod negative_controls;
 pub(crate) mod open_batch;
 pub(crate) mod read_compliance;
@@ -39,6 +40,7 @@ pub(crate) mod resync_clients;
 pub(crate) mod show_upstream;
 mod site;
 pub(crate) mod sum_up_counters;
+pub(crate) mod take_in_client;
 
 pub(crate) use error::Error;
 pub(crate) use site::Site;

@@ -85,6 +85,8 @@ pub(crate) struct Site {
     pub(crate) catalog_wanted: Arc<Notify>,
     /// Wakes the task that removes what sites left behind.
     pub(crate) site_gone: Arc<Notify>,
+    /// Wakes the task that lets clients go which another site has.
+    pub(crate) clients_moved: Arc<Notify>,
 }
 
 impl Site {
@@ -146,6 +148,7 @@ impl Site {
             content_wanted: Arc::default(),
             catalog_wanted: Arc::default(),
             site_gone: Arc::default(),
+            clients_moved: Arc::default(),
             distribution_points,
             software_update_point,
             ca,

@@ -116,6 +116,14 @@ impl Content {
         }
     }
 
+    /// The same for a client that is to be another site's.
+    pub(crate) fn moving(&self, order: pb::MoveOrder) -> Self {
+        Self::new(pb::Policy {
+            r#move: Some(order),
+            ..self.policy.clone()
+        })
+    }
+
     /// Names the content: 16 bytes, equal for equal content.
     pub(crate) const fn version(&self) -> &Bytes {
         &self.version

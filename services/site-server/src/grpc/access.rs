@@ -48,6 +48,7 @@ pub(crate) const TABLE: Table = &[
         "/muster.client.v1.ClientService/ResyncClients",
         ADMINISTRATOR,
     ),
+    ("/muster.client.v1.ClientService/MoveClient", ADMINISTRATOR),
     (
         "/muster.client.v1.ClientService/CreateEnrolmentTokens",
         ADMINISTRATOR,

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::administrator;
 use super::status;
-use crate::app::{Site, manage_clients, resync_clients};
+use crate::app::{Site, manage_clients, move_clients, resync_clients};
 
 /// The door.
 #[derive(Debug)]
@@ -48,6 +48,15 @@ impl ClientService for Door {
     ) -> Result<Response<pb::ResyncClientsResponse>, Status> {
         let administrator = administrator(&request)?;
         let done = resync_clients::resync_clients(&self.0, &administrator, request.get_ref()).await;
+        Ok(Response::new(done.map_err(status)?))
+    }
+
+    async fn move_client(
+        &self,
+        request: Request<pb::MoveClientRequest>,
+    ) -> Result<Response<pb::MoveClientResponse>, Status> {
+        let administrator = administrator(&request)?;
+        let done = move_clients::move_client(&self.0, &administrator, request.get_ref()).await;
         Ok(Response::new(done.map_err(status)?))
     }
 

@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::objects::Key;
-use super::{query, time};
+use super::{client_moves, query, time};
 use crate::app::Error;
 
 /// The definitions of these objects, as far as they are ours and not deleted.
@@ -26,6 +26,7 @@ pub(crate) async fn ours(
         ObjectKind::UpdateList,
         ObjectKind::Package,
         ObjectKind::Deployment,
+        ObjectKind::ClientMove,
     ] {
         let number = kind as i16;
         let of_kind = keys.iter().filter(|key| key.0 == number);
@@ -38,6 +39,7 @@ pub(crate) async fn ours(
             ObjectKind::UpdateList => lists(db, &ids).await?,
             ObjectKind::Package => packages(db, &ids).await?,
             ObjectKind::Deployment => deployments(db, &ids).await?,
+            ObjectKind::ClientMove => client_moves::ours(db, &ids).await?,
             ObjectKind::Unspecified => Vec::new(),
         };
         found.extend(definitions.into_iter().map(|(id, it)| ((number, id), it)));

@@ -313,7 +313,7 @@ async fn set_updates(
         ObjectKind::UpdateList => LIST,
         ObjectKind::Package => PACKAGE,
         ObjectKind::Deployment => DEPLOYMENT,
-        ObjectKind::Unspecified | ObjectKind::Collection => return Ok(()),
+        ObjectKind::Unspecified | ObjectKind::Collection | ObjectKind::ClientMove => return Ok(()),
     };
     for sql in statements {
         execute(db, sql, &[&number, &updates]).await?;

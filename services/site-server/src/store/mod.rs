@@ -3,6 +3,7 @@
 
 pub(crate) mod backlog;
 pub(crate) mod catalog;
+pub(crate) mod client_moves;
 pub(crate) mod clients;
 pub(crate) mod collections;
 pub(crate) mod compliance;

@@ -19,6 +19,8 @@ pub(crate) struct Asking {
     pub(crate) wants_full: bool,
     /// It is due to be asked for something, or has been and did not answer.
     pub(crate) is_asked: bool,
+    /// It is to be another site's.
+    pub(crate) is_moved: bool,
     pub(crate) revision: i64,
     /// Ascending.
     pub(crate) deployments: Vec<i32>,
@@ -35,6 +37,8 @@ pub(crate) async fn asking(
         SELECT c.client_no, c.deleted_at IS NOT NULL AS deleted,
                s.wants_full,
                COALESCE(s.ask_tries > 0 OR s.ask_at <= $2, false) AS is_asked,
+               EXISTS (SELECT FROM client_moves m
+                       WHERE m.client_id = c.client_id AND m.move_no > c.move_no) AS is_moved,
                (SELECT revision FROM policy_revision) AS revision,
                ARRAY(SELECT d.deployment_no FROM deployments d
                      WHERE (d.collection_no = $3
@@ -53,6 +57,7 @@ pub(crate) async fn asking(
         deleted: row.get("deleted"),
         wants_full: row.get("wants_full"),
         is_asked: row.get("is_asked"),
+        is_moved: row.get("is_moved"),
         revision: row.get("revision"),
         deployments: row.get("deployments"),
     }))

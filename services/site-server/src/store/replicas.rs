@@ -26,6 +26,10 @@ pub(crate) struct Replica {
     pub(crate) deleted: bool,
     pub(crate) certificate_ends_at: Option<Timestamp>,
     pub(crate) last_report_at: Option<Timestamp>,
+    /// Of its certificate, in hexadecimal.
+    pub(crate) fingerprint: Option<String>,
+    /// The move by which it came to its site.
+    pub(crate) move_no: i64,
 }
 
 /// How a client came to us.
@@ -68,7 +72,11 @@ pub(crate) async fn numbered(
 ) -> Result<Vec<(i32, Uuid)>, Error> {
     const SQL: &str = "
         SELECT via_client_no, client_id FROM clients
-        WHERE via_site_code = $1 AND via_client_no = ANY ($2)";
+        WHERE via_site_code = $1 AND via_client_no = ANY ($2)
+        UNION ALL SELECT m.via_client_no, m.client_id FROM moved_numbers m
+        WHERE m.via_site_code = $1 AND m.via_client_no = ANY ($2)
+          AND NOT EXISTS (SELECT FROM clients c WHERE c.via_site_code = m.via_site_code
+                          AND c.via_client_no = m.via_client_no)";
     let rows = query(db, SQL, &[&via, &numbers]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -88,16 +96,19 @@ pub(crate) async fn keep(
     const SQL: &str = "
         INSERT INTO clients AS held
             (via_site_code, client_id, owner_site_code, host_name, os_id, os_version_id,
-             architecture, agent_version, epoch, enrolled_at, certificate_ends_at, via_client_no)
+             architecture, agent_version, epoch, enrolled_at, certificate_ends_at, via_client_no,
+             certificate_fingerprint, move_no)
         SELECT $1::text, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[],
                                  $7::text[], $8::text[], $9::int4[], $10::timestamptz[],
-                                 $11::timestamptz[], $12::int4[])
+                                 $11::timestamptz[], $12::int4[], $13::text[], $14::int8[])
         ON CONFLICT (client_id) DO UPDATE SET
             (owner_site_code, host_name, os_id, os_version_id, architecture, agent_version, epoch,
-             enrolled_at, certificate_ends_at, via_client_no, deleted_at) =
+             enrolled_at, certificate_ends_at, via_client_no, certificate_fingerprint, move_no,
+             deleted_at) =
             (excluded.owner_site_code, excluded.host_name, excluded.os_id, excluded.os_version_id,
              excluded.architecture, excluded.agent_version, excluded.epoch, excluded.enrolled_at,
-             excluded.certificate_ends_at, excluded.via_client_no, NULL)
+             excluded.certificate_ends_at, excluded.via_client_no,
+             excluded.certificate_fingerprint, excluded.move_no, NULL)
         WHERE held.via_site_code = excluded.via_site_code
         RETURNING client_id, client_no";
     const STREAMS: &str = "
@@ -129,6 +140,8 @@ pub(crate) async fn keep(
     let enrolled_at = column(replicas, |it| it.enrolled_at);
     let ends_at = column(replicas, |it| it.certificate_ends_at);
     let number = column(replicas, |it| it.number);
+    let fingerprint = column(replicas, |it| it.fingerprint.as_deref());
+    let move_no = column(replicas, |it| it.move_no);
     let params: super::Params<'_> = &[
         &via,
         &ids,
@@ -142,6 +155,8 @@ pub(crate) async fn keep(
         &enrolled_at,
         &ends_at,
         &number,
+        &fingerprint,
+        &move_no,
     ];
     execute(db, FREE, &[&via, &ids, &number]).await?;
     let rows = query(db, SQL, params).await?;

@@ -29,6 +29,7 @@ pub(crate) async fn describe(
         SELECT c.client_no, c.client_id, COALESCE(c.owner_site_code, $1) AS owner, c.host_name,
                c.os_id, c.os_version_id, c.architecture, c.agent_version, c.epoch, c.enrolled_at,
                c.deleted_at IS NOT NULL AS deleted, c.certificate_ends_at, s.last_report_at,
+               COALESCE(decode(c.certificate_fingerprint, 'hex'), '') AS print, c.move_no,
                s.epoch AS stream_epoch, s.has_full, s.contiguous_serial,
                EXISTS (SELECT FROM client_compliance_rows r WHERE r.client_no = c.client_no)
                    AS has_row
@@ -52,6 +53,8 @@ pub(crate) async fn describe(
             certificate_ends_at: time(row, "certificate_ends_at"),
             last_report_at: time(row, "last_report_at"),
             number: number(row, "client_no"),
+            certificate_fingerprint: row.get::<_, Vec<u8>>("print").into(),
+            move_no: large(row, "move_no"),
         };
         let told = Told {
             record,

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::app::distribute_content::{self, Progress};
 use crate::app::{
     Error, Site, backlog, follow_catalog, give_directions, keep_trend, leave_site, links,
-    sum_up_counters,
+    move_clients, sum_up_counters,
 };
 
 /// How often it is looked what distribution points should have; a package or a new need wakes the
@@ -28,7 +28,7 @@ const BACKLOG: Duration = Duration::from_secs(5);
 const DIRECTIONS: Duration = Duration::from_secs(2);
 /// How often neighbours are told how this site is.
 const SITE: Duration = Duration::from_secs(60);
-/// How often it is looked for what sites that left have left behind.
+/// How often it is looked for what sites that left have left behind, and for clients that have moved.
 const AWAY: Duration = Duration::from_secs(60);
 /// How often what batches moved is added to the counters.
 const COUNTERS: Duration = Duration::from_secs(5);
@@ -90,6 +90,11 @@ pub(crate) fn start(site: &Arc<Site>, tasks: &Tasks) {
     tasks.every("clear-away", AWAY, Some(nudge), move || {
         let site = Arc::clone(&it);
         async move { leave_site::clear_away(&site).await }
+    });
+    let (it, nudge) = (Arc::clone(site), Arc::clone(&site.clients_moved));
+    tasks.every("let-clients-go", AWAY, Some(nudge), move || {
+        let site = Arc::clone(&it);
+        async move { move_clients::let_clients_go(&site).await }
     });
     let it = Arc::clone(site);
     tasks.every("watch-backlog", BACKLOG, None, move || {

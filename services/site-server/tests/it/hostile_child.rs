@@ -236,6 +236,21 @@ fn collection(id: &[u8], owner: &str, members: &[&Client]) -> link::Object {
     }
 }
 
+fn moved(client: &Client, to: &str, owner: &str) -> link::Object {
+    let definition = link::ClientMoveDefinition {
+        move_no: 7,
+        to_site_code: to.into(),
+        ..Default::default()
+    };
+    link::Object {
+        kind: ObjectKind::ClientMove.into(),
+        object_id: Bytes::copy_from_slice(client.id.as_bytes()),
+        owner_site_code: owner.into(),
+        definition: definition.encode_to_vec().into(),
+        ..Default::default()
+    }
+}
+
 fn site(code: &str, parent: &str, gone: bool) -> link::SiteRecord {
     link::SiteRecord {
         site_code: code.into(),
@@ -391,6 +406,24 @@ async fn a_compromised_child_changes_nothing_that_is_not_its_own() {
             "ends its sibling",
             sites(site(&sibling, "CEN", true)),
             "DUPLICATE_SITE_CODE",
+        ),
+        (
+            "moves a client of its sibling to itself",
+            objects(moved(&family.of_honest, &code, "CEN")),
+            "FOREIGN_OBJECT",
+        ),
+        (
+            "decides that by itself",
+            objects(moved(&family.of_honest, &code, &code)),
+            "FOREIGN_OBJECT",
+        ),
+        (
+            "says that one was moved to it",
+            clients(vec![link::ClientRecord {
+                move_no: 7,
+                ..record(&family.of_honest, &code)
+            }]),
+            "NOT_A_CHILD",
         ),
         (
             "makes a site beside it",

@@ -23,6 +23,7 @@ async fn enrol(site: &Site) -> (Client, Vec<u8>) {
         token,
         csr: signing_request().unwrap().der.into(),
         machine: Some(machine(&ORIGINAL)),
+        arrival: None,
     };
     let request = Some(request);
     let answer = site

@@ -15,6 +15,7 @@ mod joining;
 mod link_digests;
 mod links;
 mod metrics;
+mod moves;
 mod nearby;
 mod packages;
 mod pair;

@@ -39,7 +39,7 @@ pub(crate) struct Site {
 }
 
 /// A client that enrolled.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) id: ClientId,
     pub(crate) epoch: u32,
@@ -249,6 +249,7 @@ impl Site {
             token: token.into(),
             csr: Bytes::copy_from_slice(csr),
             machine: Some(machine),
+            arrival: None,
         };
         let request = pb::EnrolClientRequest {
             request: Some(request),

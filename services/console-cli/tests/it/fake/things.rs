@@ -245,6 +245,20 @@ impl ClientService for Fake {
         Ok(Response::new(ResyncClientsResponse { clients }))
     }
 
+    async fn move_client(&self, request: Request<MoveClientRequest>) -> Answer<MoveClientResponse> {
+        let request = request.into_inner();
+        check("client", &request.name).await?;
+        self.ask(&request);
+        Ok(Response::new(MoveClientResponse {
+            r#move: Some(ClientMove {
+                move_no: 7,
+                client_id: vec![0x11; 16].into(),
+                to_site_code: request.to_site_code,
+                ..Default::default()
+            }),
+        }))
+    }
+
     async fn create_enrolment_tokens(
         &self,
         request: Request<CreateEnrolmentTokensRequest>,

@@ -9,6 +9,7 @@ pub(crate) mod agree;
 mod client_digests;
 pub(crate) mod clients;
 mod digests;
+mod moves;
 mod number;
 mod numbers;
 pub(crate) mod object_digests;

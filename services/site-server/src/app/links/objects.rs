@@ -24,7 +24,7 @@ use crate::store::foreign_objects::{
     self as foreign, Membership, Numbered, OfKind, Removed, Replica,
 };
 use crate::store::objects::{self, Held, Key, Scope, Towards};
-use crate::store::{definitions, packages, sites};
+use crate::store::{client_moves, definitions, packages, sites};
 
 /// Bytes of definitions in one batch; one object may be larger.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -59,6 +59,15 @@ pub(crate) async fn deleted(
     // Marks first, as those who take them off do.
     objects::mark(tx, &[tombstone.key], Towards::All).await?;
     objects::keep(tx, None, &[tombstone]).await
+}
+
+/// It was decided that clients move, or one is where it was to go. Only those below hear of it.
+pub(crate) async fn client_moved(tx: &impl GenericClient, clients: &[Uuid]) -> Result<(), Error> {
+    let keys: Vec<Key> = clients
+        .iter()
+        .map(|id| (ObjectKind::ClientMove as i16, *id))
+        .collect();
+    objects::mark(tx, &keys, Towards::Children).await
 }
 
 /// Clients joined these collections, or left them, in this transaction. Collections of others do
@@ -142,6 +151,7 @@ pub(crate) struct Applied {
     pub(super) collections: Vec<(Numbered, Vec<i32>)>,
     pub(super) removed: Removed,
     pub(super) content: bool,
+    pub(super) moves: bool,
 }
 
 /// Whether these objects end deployments: reports must wait meanwhile, so the caller holds all of
@@ -201,6 +211,12 @@ async fn apply_allowed(
 
     let mut changes = Changes::default();
     for held in objects.iter().filter(|held| !held.deleted) {
+        if held.key.0 == ObjectKind::ClientMove as i16 {
+            let owner = held.owner.as_deref();
+            client_moves::keep(tx, held.key.1, &held.definition, owner).await?;
+            changes.moves = true;
+            continue;
+        }
         changes.keep(tx, &replica(held)?).await?;
     }
     if !changes.collections.is_empty() {
@@ -244,6 +260,7 @@ struct Changes {
     lists: BTreeSet<i32>,
     collections: BTreeSet<i32>,
     packages: bool,
+    moves: bool,
 }
 
 impl Changes {
@@ -271,6 +288,10 @@ impl Changes {
     async fn finish(self, tx: &impl GenericClient, gone: &[Key]) -> Result<Applied, Error> {
         let mut removed = Removed::default();
         foreign::remove(tx, gone, &mut removed).await?;
+        let moves = gone
+            .iter()
+            .filter(|it| it.0 == ObjectKind::ClientMove as i16);
+        client_moves::forget(tx, &moves.map(|it| it.1).collect::<Vec<_>>()).await?;
         foreign::sweep(tx, &mut removed).await?;
         if self.packages {
             // Files of a package may be newer than the suites that were published here.
@@ -284,6 +305,7 @@ impl Changes {
             collections: foreign::collections(tx, &numbers(&self.collections)).await?,
             removed,
             content,
+            moves: self.moves,
         })
     }
 }
@@ -307,6 +329,9 @@ pub(crate) fn remember(site: &Site, turn: &Turn<'_>, applied: &Applied) {
     }
     if applied.content {
         site.content_wanted.notify_one();
+    }
+    if applied.moves {
+        site.clients_moved.notify_one();
     }
 }
 
@@ -384,6 +409,10 @@ async fn may_tell(
 ) -> Result<HashMap<Key, Held>, Error> {
     let scope = Scope::of(tx, own, peer).await?;
     for held in objects.values() {
+        if held.key.0 == ObjectKind::ClientMove as i16 && !peer.is_parent {
+            let message = format!("site {} wants to move a client", peer.code);
+            return Err(Error::denied("FOREIGN_OBJECT", message));
+        }
         let owner = held.owner.as_deref().unwrap_or_default();
         if !scope.has(owner) {
             let message = format!(
@@ -420,6 +449,7 @@ fn named((kind, id): Key) -> String {
         Ok(ObjectKind::UpdateList) => "update list",
         Ok(ObjectKind::Package) => "package",
         Ok(ObjectKind::Deployment) => "deployment",
+        Ok(ObjectKind::ClientMove) => "the move of client",
         Ok(ObjectKind::Unspecified) | Err(_) => "object",
     };
     format!("{kind} {id}")
@@ -433,7 +463,8 @@ fn checked(object: &pb::Object) -> Result<Held, Error> {
         kind @ (ObjectKind::Collection
         | ObjectKind::UpdateList
         | ObjectKind::Package
-        | ObjectKind::Deployment) => kind,
+        | ObjectKind::Deployment
+        | ObjectKind::ClientMove) => kind,
     };
     let id = id(&object.object_id)?;
     let owner: SiteCode = object.owner_site_code.parse()?;
@@ -514,7 +545,7 @@ fn replica(held: &Held) -> Result<Replica, Error> {
             };
             replica(&it.name, it.created_at, of_kind)
         }
-        Ok(ObjectKind::Unspecified) | Err(_) => Err(Error::invalid(
+        Ok(ObjectKind::Unspecified | ObjectKind::ClientMove) | Err(_) => Err(Error::invalid(
             "INVALID_OBJECT",
             "an object has an unknown kind",
         )),

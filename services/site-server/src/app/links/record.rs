@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::clients::{self, Marked};
 use super::objects::{self, Members};
-use super::{Error, Site, numbers};
+use super::{Error, Site, moves, numbers};
 use crate::app::directory::Turn;
 use crate::app::known_clients::Locked;
 use crate::app::record_states::{self, Applied, FromLink};
@@ -84,6 +84,8 @@ impl OfClients {
             deleted: true,
             certificate_ends_at: None,
             last_report_at: None,
+            fingerprint: None,
+            move_no: 0,
         };
         self.replicas.extend(clients.into_iter().map(replica));
     }
@@ -115,6 +117,12 @@ impl OfClients {
         !self.replicas.is_empty()
     }
 
+    /// Leaves out what it says of these clients.
+    fn without(&mut self, clients: &BTreeSet<Uuid>) {
+        self.replicas.retain(|it| !clients.contains(&it.client_id));
+        self.reports.retain(|it| !clients.contains(&it.client_id.0));
+    }
+
     /// The clients that it names.
     pub(super) fn ids(&self) -> BTreeSet<Uuid> {
         let named = self.replicas.iter().map(|it| it.client_id);
@@ -136,6 +144,12 @@ fn replica(record: &pb::ClientRecord) -> Result<Replica, Refused> {
         .map_err(|_| invalid("owner_site_code"))?;
     let epoch = i32::try_from(record.epoch).ok().filter(|it| *it > 0);
     let number = i32::try_from(record.number).ok().filter(|it| *it > 0);
+    let fingerprint = match record.certificate_fingerprint.len() {
+        0 => None,
+        32 => Some(hex::encode(&record.certificate_fingerprint)),
+        _ => return Err(invalid("certificate_fingerprint")),
+    };
+    let move_no = i64::try_from(record.move_no).map_err(|_| invalid("move_no"))?;
     Ok(Replica {
         number: number.ok_or_else(|| invalid("number"))?,
         client_id: Uuid::from_slice(&record.client_id).map_err(|_| invalid("client_id"))?,
@@ -150,6 +164,8 @@ fn replica(record: &pb::ClientRecord) -> Result<Replica, Refused> {
         deleted: record.deleted,
         certificate_ends_at: time(&record.certificate_ends_at),
         last_report_at: time(&record.last_report_at),
+        fingerprint,
+        move_no,
     })
 }
 
@@ -181,16 +197,28 @@ pub(super) async fn apply(
     tx: &Transaction<'_>,
     known: &Locked<'_>,
     child: SiteCode,
-    batch: OfClients,
+    mut batch: OfClients,
 ) -> Result<Result<Done, Refused>, Error> {
     let now = Timestamp::now();
-    let ids: Vec<Uuid> = batch.ids().into_iter().collect();
+    let mut ids: Vec<Uuid> = batch.ids().into_iter().collect();
     site.links.numbers.doubt(child, &batch.replicas);
     let named: HashSet<Uuid> = batch.replicas.iter().map(|it| it.client_id).collect();
     // Of those that only report, memory knows how they came to us.
     let came = |id: &&Uuid| known.get(**id).is_some_and(|it| it.via == Some(child));
     let ask = ids.iter().filter(|id| named.contains(*id) || !came(id));
-    let held = replicas::held(tx, &ask.copied().collect::<Vec<Uuid>>()).await?;
+    let mut held = replicas::held(tx, &ask.copied().collect::<Vec<Uuid>>()).await?;
+    let sorted = moves::sort(tx, child, &batch.replicas, &held).await?;
+    moves::take_over(tx, child, &sorted, &batch.replicas).await?;
+    for id in &sorted.arriving {
+        if let Some(held) = held.get_mut(id) {
+            held.via = Some(child.to_string());
+        }
+    }
+    if !sorted.stale.is_empty() {
+        batch.without(&sorted.stale);
+        ids.retain(|id| !sorted.stale.contains(id));
+        held.retain(|id, _| !sorted.stale.contains(id));
+    }
     let below = match named.is_empty() {
         true => BTreeSet::default(),
         false => sites::below(tx, child).await?,

@@ -6,6 +6,7 @@ use muster_domain::SiteCode;
 use muster_proto::{convert, link as pb};
 
 use super::{Error, Neighbour, Site};
+use crate::app::move_clients;
 use crate::domain::names::cleaned;
 use crate::domain::report::Refused;
 use crate::store::sites;
@@ -24,6 +25,7 @@ pub(crate) async fn take(
         if record.site_code == own.as_str() {
             record.version = env!("CARGO_PKG_VERSION").to_owned();
             record.status = Some(status(site, tx).await?);
+            record.reception = Some(move_clients::reception(site)?);
         }
     }
     Ok(records)
