@@ -116,9 +116,12 @@ pub(crate) const CONNECTION_CLOSED: &str = "CONNECTION_CLOSED";
 
 /// tonic says "cancelled" both for a lost connection and for its own timeout.
 fn is_closed(status: &Status) -> bool {
-    status.code() == Code::Cancelled
+    // Which of them depends on whether we were still writing when the other side went.
+    let signs = ["connection closed", "broken pipe", "connection reset"];
+    let text = status::chain(status);
+    matches!(status.code(), Code::Cancelled | Code::Unknown)
         && status::reason(status).is_none()
-        && status::chain(status).contains("connection closed")
+        && signs.iter().any(|sign| text.contains(sign))
 }
 
 /// A Muster service said no, and why.
